@@ -1,0 +1,40 @@
+// Model files: safetensors, with the network's structure as JSON in the metadata. Nothing is ever executed.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include <deepnet/model.hpp>
+#include <deepnet/optimizer.hpp>
+
+namespace deepnet {
+
+/// Writes structure and weights (and the optimizer's state, if given) to a temporary file in the same
+/// folder, syncs it and renames it over `path`: a crash leaves the old file or the new one, never a half.
+void save(const Model& model, const std::string& path, const Optimizer* optimizer = nullptr);
+
+/// A model from a file that save() or nn.Layer.save() wrote. Malformed files throw ValueError before
+/// anything of the size they claim is allocated; unreadable ones FileError.
+Model load(const std::string& path);
+
+/// Puts the optimizer state of a file that was saved with one into `optimizer`, for the model loaded from it.
+void load_optimizer_state(const Model& model, Optimizer& optimizer, const std::string& path);
+
+/// A safetensors file's tensors (F32 and I64; F16, BF16, F64 and integers are converted to float32).
+struct SafeTensors {
+  std::map<std::string, Tensor> tensors;
+  std::map<std::string, std::string> metadata;
+};
+SafeTensors read_safetensors(const std::string& path);
+void write_safetensors(const std::string& path, const SafeTensors& content);
+
+/// The IDX format of MNIST (LeCun): uint8 images (N, rows, cols) -> float32 (N, 1, rows, cols) in [0, 1];
+/// labels (N) -> int64.
+Tensor read_idx_images(const std::string& path);
+Tensor read_idx_labels(const std::string& path);
+
+/// A layer's structure as JSON text, and back: {"kind": "Sequential", "config": {}, "layers": [...]}.
+std::string structure_json(const Layer& layer);
+LayerPtr layer_from_json(const std::string& json);
+
+}  // namespace deepnet

@@ -1,0 +1,141 @@
+// The contract between a layer and everything above it.
+//
+// Given its input a layer makes its output; given dE/dOutput it makes dE/dInput for the layer below and
+// dE/dW for itself. It holds parameters, never activations: what backward needs of forward goes into memory
+// that the caller owns, so that one layer may serve several places, batches and threads at once.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <deepnet/error.hpp>
+#include <deepnet/tensor.hpp>
+
+namespace deepnet {
+
+/// A trained array and the gradient of the loss with respect to it.
+class Parameter {
+ public:
+  explicit Parameter(Tensor data) : data(std::move(data)) {}
+
+  Tensor data;
+  /// dE/dW, of the shape of data; zeros until a backward has added to it. Made at the first call.
+  Tensor& grad();
+  bool has_grad() const { return grad_.defined(); }
+
+ private:
+  Tensor grad_;
+};
+
+using ParameterPtr = std::shared_ptr<Parameter>;
+using NamedParameters = std::vector<std::pair<std::string, ParameterPtr>>;
+
+/// A layer's constructor arguments, by name; what a model file stores.
+using ConfigValue = std::variant<bool, Index, double, std::string, std::vector<Index>>;
+using Config = std::map<std::string, ConfigValue>;
+
+enum class ActivationKind : std::uint8_t { none, relu, sigmoid, tanh, softplus, leaky_relu, elu, gelu, silu };
+
+/// An element-wise nonlinearity; `parameter` is softplus's beta, leaky_relu's slope, elu's alpha.
+struct Activation {
+  ActivationKind kind = ActivationKind::none;
+  float parameter = 0.0f;
+};
+
+/// What a layer declares of itself, whatever its input's shape. This is all that the planner knows.
+struct Contract {
+  bool backward_needs_input = true;
+  bool backward_needs_output = false;
+  bool in_place = false;            ///< output may overwrite input, and dE/dInput overwrite dE/dOutput
+  bool view = false;                ///< output is the input's memory under another shape
+  bool makes_output = false;        ///< forward points `output`, and backward `d_inputs`, at memory of its own
+  bool accepts_activation = false;  ///< forward can apply an Activation to its output as it writes it
+  Activation activation = {};       ///< set by element-wise layers that the layer before may apply for them
+};
+
+/// Bytes that a layer asks of its caller.
+struct Memory {
+  std::size_t cache = 0;               ///< written by forward, read by backward
+  std::size_t forward_workspace = 0;   ///< during forward only
+  std::size_t backward_workspace = 0;  ///< during backward only
+};
+
+struct ForwardCall {
+  const Tensor* inputs = nullptr;
+  Tensor* output = nullptr;
+  void* cache = nullptr;  ///< null where no backward will follow
+  void* workspace = nullptr;
+  Activation activation = {};    ///< to be applied to the output; none unless the contract accepts one
+  bool training = false;         ///< dropout drops, batch normalisation uses the batch
+  std::uint64_t random_key = 0;  ///< seeds this call's random numbers; the same in the backward call
+};
+
+struct BackwardCall {
+  const Tensor* inputs = nullptr;     ///< valid only if the contract needs them
+  const Tensor* output = nullptr;     ///< valid only if the contract needs them
+  const Tensor* d_output = nullptr;   ///< dE/dOutput
+  Tensor* d_inputs = nullptr;         ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
+  const void* cache = nullptr;
+  void* workspace = nullptr;
+  bool training = false;
+  bool accumulate = true;  ///< add to the parameters' gradients; false: overwrite them
+  std::uint64_t random_key = 0;
+};
+
+struct Graph;
+
+/// Thrown by output_shape where discover_output must come first; never leaves the library.
+class ShapeUnknown {};
+
+/// Base of all layers. A leaf implements output_shape, forward and backward; a composite implements graph.
+class Layer {
+ public:
+  virtual ~Layer() = default;
+
+  /// The class's name, "Conv2d": opens every error message and identifies it in files.
+  virtual std::string kind() const = 0;
+  virtual Config config() const { return {}; }
+  virtual int input_count() const { return 1; }
+
+  virtual Contract contract() const { return {}; }
+  /// Checks the shapes of the inputs (ShapeError) and tells that of the output.
+  virtual Shape output_shape(const std::vector<Shape>& inputs) const = 0;
+  /// For a layer of whose output shape only a run can tell: that run. output_shape knows afterwards, and the next
+  /// forward on the same inputs may give this output again.
+  virtual Tensor discover_output(const std::vector<Tensor>& inputs, bool training);
+  /// Called with shapes that output_shape has accepted.
+  virtual Memory memory(const std::vector<Shape>&, bool /*training*/) const { return {}; }
+  virtual void forward(const ForwardCall& call) const;
+  virtual void backward(const BackwardCall& call);
+
+  /// This layer's own parameters under PyTorch's names ("weight", "bias"); a composite's are "0.weight".
+  virtual NamedParameters parameters() const { return {}; }
+
+  /// A composite's inside, which the planner puts in its place; null for a leaf.
+  virtual const Graph* graph() const { return nullptr; }
+  /// A composite's layers, in order.
+  virtual std::vector<std::shared_ptr<Layer>> children() const { return {}; }
+
+  bool training() const { return training_; }
+  /// Sets training or evaluation mode, in children too.
+  void train(bool on = true);
+  void eval() { train(false); }
+  void zero_grad();
+
+  /// A place for what a host (a language binding) attaches to a layer; the core never looks at it.
+  std::shared_ptr<void> host;
+
+ private:
+  bool training_ = true;
+};
+
+using LayerPtr = std::shared_ptr<Layer>;
+
+/// Each parameter once, though a layer that serves several places lists it under several names.
+NamedParameters unique_parameters(const Layer& layer);
+
+}  // namespace deepnet

@@ -1,0 +1,64 @@
+// Losses: the mean over the batch of an error E(y, target), and dE/dy.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <deepnet/error.hpp>
+#include <deepnet/tensor.hpp>
+
+namespace deepnet {
+
+class Loss {
+ public:
+  virtual ~Loss() = default;
+  virtual std::string kind() const = 0;
+  /// Whether an int64 target means class labels.
+  virtual bool takes_labels() const { return false; }
+
+  /// Checks y's and the target's shapes, types and label range; throws ShapeError, TypeError, ValueError.
+  virtual void check(const Tensor& y, const Tensor& target) const = 0;
+  /// The loss of y against a target that check() has accepted; writes dE/dy to d_y unless it is null.
+  virtual double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const = 0;
+};
+
+/// E = mean_n -log softmax(y_n)[label_n], y logits of shape (N, C) or (N, C, ...); target int64 labels (N) or
+/// (N, ...), or float32 probabilities of y's shape: E = mean_n -sum_c t_nc log softmax(y_n)_c.
+/// The fused gradient is (softmax(y) - target) / N.
+class CrossEntropyLoss : public Loss {
+ public:
+  std::string kind() const override { return "CrossEntropyLoss"; }
+  bool takes_labels() const override { return true; }
+  void check(const Tensor& y, const Tensor& target) const override;
+  double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
+};
+
+/// E = mean_n -y_n[label_n], y log-probabilities of shape (N, C) or (N, C, ...).
+class NLLLoss : public Loss {
+ public:
+  std::string kind() const override { return "NLLLoss"; }
+  bool takes_labels() const override { return true; }
+  void check(const Tensor& y, const Tensor& target) const override;
+  double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
+};
+
+/// E = mean (y - target)^2 over all elements.
+class MSELoss : public Loss {
+ public:
+  std::string kind() const override { return "MSELoss"; }
+  void check(const Tensor& y, const Tensor& target) const override;
+  double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
+};
+
+/// E = mean -(t log s(y) + (1 - t) log(1 - s(y))), s the sigmoid, as max(y, 0) - y t + log(1 + exp(-|y|)).
+class BCEWithLogitsLoss : public Loss {
+ public:
+  std::string kind() const override { return "BCEWithLogitsLoss"; }
+  void check(const Tensor& y, const Tensor& target) const override;
+  double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
+};
+
+/// How many rows of y have their (first) maximum, along axis 1, at their label.
+Index count_correct(const Tensor& y, const Tensor& labels);
+
+}  // namespace deepnet

@@ -1,0 +1,76 @@
+// Model: a layer, or a network of them, ready to run.
+//
+// A network is a graph of nodes that is planned once per input shape: the order of work, one arena of memory
+// shared out by lifetimes, activations fused into the layer before. A run is then one call without allocation.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <deepnet/layer.hpp>
+#include <deepnet/layers.hpp>
+
+namespace deepnet {
+
+/// One layer in one place of a graph: reads the values `inputs`, makes the value `output`.
+struct Node {
+  LayerPtr layer;
+  std::vector<int> inputs;
+  int output = 0;
+  std::string name;  ///< "0", "2.1": the prefix of its parameters' names
+};
+
+/// Nodes in topological order over numbered values; composites inside are already replaced by their nodes.
+struct Graph {
+  std::vector<Node> nodes;
+  std::vector<int> inputs, outputs;
+  int value_count = 0;
+};
+
+/// The graph of any layer: a composite's own, or the layer as the only node.
+Graph graph_of(const LayerPtr& layer);
+
+class Execution;
+
+/// A layer ready to run, with the plans and memory of its runs. Copies share the layer and its weights.
+/// Any number of threads may call forward at once.
+class Model {
+ public:
+  Model() = default;
+  explicit Model(LayerPtr layer);
+  /// Model net(Conv2d(1, 20, 5), ReLU(), MaxPool2d(2), Flatten(), Linear(2880, 10));
+  template <class First, class... Rest,
+            class = std::enable_if_t<std::is_base_of_v<Layer, std::decay_t<First>>>>
+  explicit Model(First&& first, Rest&&... rest)
+      : Model(std::make_shared<Sequential>(std::vector<LayerPtr>{
+            std::make_shared<std::decay_t<First>>(std::forward<First>(first)),
+            std::make_shared<std::decay_t<Rest>>(std::forward<Rest>(rest))...})) {}
+
+  const LayerPtr& layer() const { return layer_; }
+  NamedParameters parameters() const { return layer_->parameters(); }
+  Shape output_shape(const Shape& input) const { return layer_->output_shape({input}); }
+  void train(bool on = true) { layer_->train(on); }
+  void eval() { layer_->eval(); }
+
+  /// The output for a batch, in evaluation mode; keeps nothing for a backward.
+  Tensor forward(const Tensor& x) const;
+  /// forward() over x in batches of batch_size rows; x may have 0 rows.
+  Tensor predict(const Tensor& x, Index batch_size = 256) const;
+
+  /// Forward in the layer's own mode, keeping what a backward needs. The inputs are borrowed until the
+  /// next run: they must not change before the last backward.
+  Tensor run(const std::vector<Tensor>& inputs);
+  /// dE/dInputs for dE/dOutput of the last run; adds dE/dW to the parameters' gradients.
+  std::vector<Tensor> backward(const Tensor& d_output);
+  /// The cache that the last run kept for its node `node`, and the shape of its output.
+  std::pair<Tensor, Shape> last_cache(int node) const;
+
+ private:
+  struct Runs;
+  LayerPtr layer_;
+  std::shared_ptr<Runs> runs_;
+};
+
+}  // namespace deepnet

@@ -1,0 +1,57 @@
+// Optimizers: from a parameter and its gradient to the next parameter.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include <deepnet/layer.hpp>
+
+namespace deepnet {
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  virtual std::string kind() const = 0;
+  virtual Config config() const = 0;
+
+  /// Updates every parameter that has a gradient.
+  void step(const NamedParameters& parameters);
+
+  /// The buffers kept for a parameter (momentum, ...), by name, and putting saved ones back.
+  std::map<std::string, Tensor> state(const Parameter& parameter) const;
+  void load_state(const ParameterPtr& parameter, const std::map<std::string, Tensor>& buffers);
+
+ protected:
+  /// Names of the buffers that update() wants; each is zeros of the parameter's shape at first.
+  virtual std::vector<std::string> buffers() const = 0;
+  virtual void update(Parameter& parameter, std::vector<Tensor>& buffers, Index step) const = 0;
+
+ private:
+  struct Slot {
+    std::weak_ptr<Parameter> parameter;
+    std::vector<Tensor> buffers;
+    Index step = 0;
+  };
+  Slot& slot(const ParameterPtr& parameter);
+  std::map<const Parameter*, Slot> slots_;
+};
+
+/// Stochastic gradient descent (PyTorch's form):
+///   g = dE/dW + weight_decay W;  v = momentum v + g;  W -= lr (nesterov ? g + momentum v : v)
+class SGD : public Optimizer {
+ public:
+  explicit SGD(double lr, double momentum = 0.0, double weight_decay = 0.0, bool nesterov = false);
+
+  std::string kind() const override { return "SGD"; }
+  Config config() const override;
+
+  double lr, momentum, weight_decay;
+  bool nesterov;
+
+ protected:
+  std::vector<std::string> buffers() const override;
+  void update(Parameter& parameter, std::vector<Tensor>& buffers, Index step) const override;
+};
+
+}  // namespace deepnet

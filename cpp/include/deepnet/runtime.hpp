@@ -1,0 +1,42 @@
+// What the library decides at run time: instruction set, threads, random numbers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace deepnet {
+
+const char* version();
+
+/// "generic", "avx2", "avx512" or "neon": the best that machine and build have, or what the environment
+/// variable DEEPNET_ISA asks for. Throws ValueError, listing what there is, where it asks for what is not.
+std::string active_isa();
+std::vector<std::string> available_isas();
+
+/// Threads for native work. The default is the least of CPU affinity, cgroup quota and OMP_NUM_THREADS.
+/// Results have the same bits for any number.
+int get_num_threads();
+void set_num_threads(int n);
+
+/// For this thread of the caller and while it lives, n threads.
+class ThreadScope {
+ public:
+  explicit ThreadScope(int n);
+  ~ThreadScope();
+  ThreadScope(const ThreadScope&) = delete;
+  ThreadScope& operator=(const ThreadScope&) = delete;
+
+ private:
+  int previous_;
+};
+
+/// Seeds initial weights and dropout.
+void manual_seed(std::uint64_t seed);
+/// The next 64-bit key of the global sequence that manual_seed starts.
+std::uint64_t next_random_key();
+
+/// Version, compiler, ISA, threads: one line each.
+std::string config_text();
+
+}  // namespace deepnet

@@ -1,0 +1,38 @@
+// Trainer: forward, loss, backward and update as one native call.
+#pragma once
+
+#include <memory>
+
+#include <deepnet/loss.hpp>
+#include <deepnet/model.hpp>
+#include <deepnet/optimizer.hpp>
+
+namespace deepnet {
+
+class Trainer {
+ public:
+  Trainer(Model model, std::shared_ptr<Loss> loss, std::shared_ptr<Optimizer> optimizer);
+  template <class L, class O>
+  Trainer(Model model, L loss, O optimizer)
+      : Trainer(std::move(model), std::shared_ptr<Loss>(std::make_shared<L>(std::move(loss))),
+                std::shared_ptr<Optimizer>(std::make_shared<O>(std::move(optimizer)))) {}
+
+  /// One step of training on a batch, always in training mode; returns the loss before the update. The
+  /// gradients are this step's alone. Throws NonFiniteError, the weights unchanged, where the loss is not finite.
+  float step(const Tensor& x, const Tensor& target);
+  /// The same on the rows order[begin:end] of x and target, gathered natively.
+  float step_rows(const Tensor& x, const Tensor& target, const Tensor& order, Index begin, Index end);
+
+  /// How many of the last step's rows were classified rightly; -1 where the target was not labels.
+  Index last_correct() const;
+
+  const Model& model() const;
+  const std::shared_ptr<Loss>& loss() const;
+  const std::shared_ptr<Optimizer>& optimizer() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace deepnet

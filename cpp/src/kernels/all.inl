@@ -1,0 +1,17 @@
+// Every kernel; included once per ISA, after that ISA's vec.hpp.
+// Nothing here may be shared between ISA objects: all of it lies in the unnamed namespace.
+#include "kernels.hpp"
+
+#include "vec.inl"
+
+#include "math.inl"
+
+#include "activation.inl"
+#include "elementwise.inl"
+#include "gemm.inl"
+#include "loss.inl"
+#include "pool.inl"
+#include "random.inl"
+#include "softmax.inl"
+
+#include "conv.inl"  // after gemm.inl, whose panels it fills

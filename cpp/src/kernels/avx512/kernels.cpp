@@ -1,0 +1,12 @@
+// All kernels for one ISA; the object's only exported symbol is this table.
+#include "vec.hpp"
+
+#include "../all.inl"
+
+extern const KernelTable deepnet_kernels_avx512;
+const KernelTable deepnet_kernels_avx512 = {
+    "avx512", W, GEMM_MR, GEMM_NV * W,
+#define DEEPNET_KERNEL(result, name, arguments) name,
+#include "../kernels.def"
+#undef DEEPNET_KERNEL
+};

@@ -1,0 +1,39 @@
+// Vectors of 16 floats: AVX-512 F, VL, BW, DQ and FMA.
+#pragma once
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+namespace {
+
+constexpr int W = 16;
+// 28 of the 32 registers hold the micro-tile's sums, 2 its columns of B.
+constexpr int GEMM_MR = 14, GEMM_NV = 2;
+
+typedef float vf __attribute__((vector_size(64)));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
+
+typedef __mmask16 vmask;
+
+// Lanes [first, last).
+inline vmask lane_range(int first, int last) {
+  const auto below = [](int n) { return n <= 0 ? 0u : n >= W ? 0xffffu : (1u << n) - 1u; };
+  return static_cast<vmask>(below(last) & ~below(first));
+}
+
+// Other lanes are 0 and their memory is not touched.
+inline vf load_lanes(const float* p, vmask m) { return (vf)_mm512_maskz_loadu_ps(m, p); }
+inline void store_lanes(float* p, vmask m, vf v) { _mm512_mask_storeu_ps(p, m, (__m512)v); }
+
+// Lane i is p[i * stride] where the mask has it, else 0.
+inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i index = _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride));
+  return (vf)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, index, p, 4);
+}
+
+inline vf square_root(vf x) { return (vf)_mm512_sqrt_ps((__m512)x); }
+
+}  // namespace

@@ -1,0 +1,78 @@
+// The column matrix of a convolution (im2col), never made whole: the packers below read it straight from the image.
+//   column[c * taps + t][(n * P + p) * Q + q] = image[n, c, p * stride_h + tap_h[t], q * stride_w + tap_w[t]],
+// 0 outside the image. Forward is W (K x C taps) times it. dE/dx is the same product over dE/dy with the taps
+// mirrored; with a stride it falls into stride_h x stride_w phases, each a stride-1 product over the taps that reach it.
+namespace {
+
+// Neighbouring columns that come from one row of one image: `lanes` of them, at lane `at` of the vector.
+struct RowRun {
+  const float* image;  // of channel 0
+  int64_t h, w;        // input cell of the first lane for a tap of (0, 0)
+  int at, lanes;
+};
+
+// Splits columns [j, j + n), n <= W, into row runs.
+inline int split_runs(const ConvGather& g, int64_t j, int64_t n, RowRun* run) {
+  int count = 0;
+  for (int at = 0; at < n;) {
+    const int64_t q = (j + at) % g.out_width, row = (j + at) / g.out_width;
+    const int64_t left_in_row = g.out_width - q, left = n - at;
+    const int lanes = (int)(left_in_row < left ? left_in_row : left);
+    run[count++] = {g.image + row / g.out_height * g.image_stride, row % g.out_height * g.stride_h, q * g.stride_w, at, lanes};
+    at += lanes;
+  }
+  return count;
+}
+
+// Lanes of a run whose input cell w + i * stride lies in [0, width).
+inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes) {
+  const int64_t first = w < 0 ? (-w + stride - 1) / stride : 0;
+  const int64_t last = w < width ? (width - w + stride - 1) / stride : 0;
+  return lane_range(first < lanes ? (int)first : lanes, last < lanes ? (int)last : lanes);
+}
+
+// Writes rows [row0, row1) of a vector of n <= W columns from j, row r at out + (r - row0) * out_stride; other lanes 0.
+inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out, int64_t out_stride) {
+  RowRun run[W];
+  const int runs = split_runs(g, j, n, run);
+  if (n < W)
+    for (int64_t r = row0; r < row1; ++r) store(out + (r - row0) * out_stride, vf{});
+  const int64_t c0 = row0 / g.taps, c_end = (row1 + g.taps - 1) / g.taps;
+  for (int s = 0; s < runs; ++s) {
+    const RowRun& it = run[s];
+    const vmask all = lane_range(0, it.lanes);
+    for (int64_t t = 0; t < g.taps; ++t) {
+      const int64_t h = it.h + g.tap_h[t], w = it.w + g.tap_w[t];
+      const int64_t c_first = c0 * g.taps + t < row0 ? c0 + 1 : c0;
+      const int64_t c_last = (c_end - 1) * g.taps + t < row1 ? c_end : c_end - 1;
+      float* to = out + (c_first * g.taps + t - row0) * out_stride + it.at;
+      const int64_t to_step = g.taps * out_stride;
+      const bool row_inside = h >= 0 && h < g.height;
+      const bool whole = row_inside && w >= 0 && w + (it.lanes - 1) * g.stride_w < g.width;
+      const vmask inside = whole ? all : row_inside ? lanes_inside(w, g.stride_w, g.width, it.lanes) : lane_range(0, 0);
+      const float* from = it.image + h * g.width + w + c_first * g.channel_stride;
+      if (whole && it.lanes == W && g.stride_w == 1) {
+        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) store(to, load(from));
+      } else if (g.stride_w == 1) {
+        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
+          store_lanes(to, all, load_lanes(from, inside));
+      } else {
+        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
+          store_lanes(to, all, gather_lanes(from, (int32_t)g.stride_w, inside));
+      }
+    }
+  }
+}
+
+void pack_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* packed) {
+  for (int64_t j = 0; j < n; j += W) {
+    float* out = packed + j / GEMM_NR * GEMM_NR * (row1 - row0) + j % GEMM_NR;
+    fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out, GEMM_NR);
+  }
+}
+
+void gather_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* out) {
+  for (int64_t j = 0; j < n; j += W) fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out + j, kRowRunStride);
+}
+
+}  // namespace

@@ -1,0 +1,132 @@
+// Passes over arrays, and sums. Sums keep partial results that are short against the whole (per lane, per block), so
+// that rounding grows with the square root of their number, and always add them in the same order.
+namespace {
+
+// Lane i for i < n, `value` from n on; n may be above W.
+inline vf fill_from(int64_t n, float value, vf v) {
+  vi lane = {};
+  for (int i = 0; i < W; ++i) lane[i] = i;
+  return n >= W ? v : select(lane < (int32_t)n, v, broadcast(value));
+}
+
+void add(int64_t n, const float* x, float* y) {
+  map(n, x, y, y, [](vf a, vf b) { return b + a; });
+}
+
+// y may be x.
+void scale(int64_t n, float scale, const float* x, float* y) {
+  map(n, x, y, [=](vf v) { return v * scale; });
+}
+
+// Four chains, because an addition's result is ready only some four additions later.
+inline float sum_block(int64_t n, const float* x) {
+  vf s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+    s0 += load(x + i);
+    s1 += load(x + i + W);
+    s2 += load(x + i + 2 * W);
+    s3 += load(x + i + 3 * W);
+  }
+  for (; i < n; i += W) s0 += load_first(x + i, n - i);
+  return sum_lanes((s0 + s1) + (s2 + s3));
+}
+
+float sum(int64_t n, const float* x) {
+  constexpr int64_t block = 4096;
+  double total = 0.0;
+  for (int64_t i = 0; i < n; i += block) total += (double)sum_block(n - i < block ? n - i : block, x + i);
+  return (float)total;
+}
+
+// Sums of NV neighbouring columns' vectors, the last one of `last` lanes.
+template <int NV>
+inline void sum_columns(int64_t rows, int64_t last, const float* x, int64_t stride, float* out, int accumulate) {
+  constexpr int64_t block = 128;
+  vf total[NV] = {};
+  for (int64_t first = 0; first < rows; first += block) {
+    const int64_t end = first + block < rows ? first + block : rows;
+    vf part[NV] = {};
+    for (int64_t i = first; i < end; ++i) {
+      const float* row = x + i * stride;
+      for (int v = 0; v < NV - 1; ++v) part[v] += load(row + v * W);
+      part[NV - 1] += load_first(row + (NV - 1) * W, last);
+    }
+    for (int v = 0; v < NV; ++v) total[v] += part[v];
+  }
+  for (int v = 0; v < NV; ++v) {
+    const int64_t lanes = v == NV - 1 ? last : W;
+    const vf before = accumulate ? load_first(out + v * W, lanes) : vf{};
+    store_first(out + v * W, lanes, before + total[v]);
+  }
+}
+
+void sum_rows(int64_t rows, int64_t cols, const float* x, int64_t stride, float* out, int accumulate) {
+  int64_t j = 0;
+  for (; j + 4 * W <= cols; j += 4 * W) sum_columns<4>(rows, W, x + j, stride, out + j, accumulate);
+  for (; j < cols; j += W) sum_columns<1>(rows, cols - j, x + j, stride, out + j, accumulate);
+}
+
+// x * 0 is 0 but for infinities and NaN, which stay in a sum.
+inline bool all_finite(int64_t n, const float* x) {
+  vf s0{}, s1{};
+  int64_t i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    s0 = load(x + i) * 0.0f + s0;
+    s1 = load(x + i + W) * 0.0f + s1;
+  }
+  for (; i < n; i += W) s0 = load_first(x + i, n - i) * 0.0f + s0;
+  return sum_lanes(s0 + s1) == 0.0f;
+}
+
+int64_t find_nonfinite(int64_t n, const float* x) {
+  constexpr int64_t block = 2048;
+  for (int64_t first = 0; first < n; first += block) {
+    const int64_t end = first + block < n ? first + block : n;
+    if (all_finite(end - first, x + first)) continue;
+    for (int64_t i = first; i < end; ++i)
+      if (x[i] * 0.0f != 0.0f) return i;
+  }
+  return n;
+}
+
+//   g = grad + weight_decay w;  v = momentum v + g;  w -= lr (nesterov ? g + momentum v : v)
+// The first time v is only written: it is g.
+void sgd(const SgdStep* step, int64_t n, float* weight, const float* grad, float* velocity, int first) {
+  const float lr = step->lr, momentum = step->momentum, decay = step->weight_decay;
+  if (!velocity) {
+    map(n, weight, grad, weight, [=](vf w, vf g) { return w - (w * decay + g) * lr; });
+    return;
+  }
+  const float along_gradient = step->nesterov ? 1.0f : 0.0f, along_velocity = step->nesterov ? momentum : 1.0f;
+  for (int64_t i = 0; i < n; i += W) {
+    const int64_t lanes = n - i;
+    const vf w = load_first(weight + i, lanes);
+    const vf g = w * decay + load_first(grad + i, lanes);
+    const vf v = first ? g : load_first(velocity + i, lanes) * momentum + g;
+    store_first(velocity + i, lanes, v);
+    store_first(weight + i, lanes, w - (g * along_gradient + v * along_velocity) * lr);
+  }
+}
+
+// The largest of a row, NaN passed over (the sum of exponentials will be NaN); -infinity of nothing.
+inline float row_max(int64_t n, const float* x) {
+  vf m = broadcast(-infinity);
+  for (int64_t i = 0; i < n; i += W) m = maximum(m, fill_from(n - i, -infinity, load_first(x + i, n - i)));
+  return max_lanes(m);
+}
+
+// Sum of e^(x - shift); each term is written to y unless that is null. y may be x.
+inline float row_exp(int64_t n, float shift, const float* x, float* y) {
+  vf s{};
+  for (int64_t i = 0; i < n; i += W) {
+    const vf e = fill_from(n - i, 0.0f, vexp(load_first(x + i, n - i) - shift));
+    if (y) store_first(y + i, n - i, e);
+    s += e;
+  }
+  return sum_lanes(s);
+}
+
+inline float log_of(float x) { return vlog(broadcast(x))[0]; }
+
+}  // namespace

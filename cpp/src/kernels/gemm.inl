@@ -1,0 +1,193 @@
+// C (m x n) = A (m x k) B (k x n), after Goto and van de Geijn (2008) and BLIS (Van Zee and van de Geijn 2015):
+// micro-tiles of R x V vectors of C stay in registers while k runs; A is packed so that a micro-tile's column of
+// A is contiguous, B so that its row is. No argument aliases C.
+//
+// Rows are dealt evenly: m = 64 with R <= 14 makes tiles of 13, 13, 13, 13, 12 rows, not four of 14 and one of 8,
+// because a thin tile has too few sums in flight to hide the latency of a multiply-add.
+namespace {
+
+constexpr int GEMM_NR = GEMM_NV * W;
+
+inline int64_t tile_count(int64_t m) { return (m + GEMM_MR - 1) / GEMM_MR; }
+inline int64_t tile_start(int64_t m, int64_t tiles, int64_t tile) {
+  const int64_t base = m / tiles, longer = m % tiles;
+  return tile * base + (tile < longer ? tile : longer);
+}
+
+void pack_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t m, int64_t k, float* packed) {
+  const int64_t tiles = tile_count(m);
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = tile_start(m, tiles, tile);
+    const int64_t rows = tile_start(m, tiles, tile + 1) - first;
+    const float* in = src + first * row_stride;
+    float* out = packed + first * k;
+    int64_t j = 0;
+    if (row_stride == 1) {
+      for (; j < k; ++j)
+        for (int64_t i = 0; i < rows; i += W) store_first(out + j * rows + i, rows - i, load_first(in + j * k_stride + i, rows - i));
+    } else if (k_stride == 1) {
+      for (; j + W <= k; j += W) {
+        vf block[W] = {};
+        for (int64_t i = 0; i < rows; i += W) {
+          const int64_t here = rows - i < W ? rows - i : W;
+          for (int64_t r = 0; r < here; ++r) block[r] = load(in + (i + r) * row_stride + j);
+          transpose_square(block);
+          for (int64_t c = 0; c < W; ++c) store_first(out + (j + c) * rows + i, here, block[c]);
+        }
+      }
+    }
+    for (; j < k; ++j)
+      for (int64_t i = 0; i < rows; ++i) out[j * rows + i] = in[i * row_stride + j * k_stride];
+  }
+}
+
+// One vector of columns of a panel from a matrix whose columns are contiguous along k.
+inline void pack_b_transposed(const float* src, int64_t col_stride, int64_t k, int64_t columns, float* out) {
+  int64_t j = 0;
+  for (; j < k; j += W) {
+    vf block[W] = {};
+    for (int64_t c = 0; c < columns; ++c) block[c] = load_first(src + c * col_stride + j, k - j);
+    transpose_square(block);
+    const int64_t here = k - j < W ? k - j : W;
+    for (int64_t r = 0; r < here; ++r) store(out + (j + r) * GEMM_NR, block[r]);
+  }
+}
+
+void pack_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int64_t n, int64_t depth, float* packed) {
+  const int64_t padded = (n + GEMM_NR - 1) / GEMM_NR * GEMM_NR;
+  for (int64_t j = 0; j < padded; j += W) {
+    float* out = packed + j / GEMM_NR * GEMM_NR * depth + j % GEMM_NR;
+    const float* in = src + j * col_stride;
+    const int64_t columns = n - j < 0 ? 0 : n - j < W ? n - j : W;
+    if (columns == 0) {
+      for (int64_t i = 0; i < k; ++i) store(out + i * GEMM_NR, vf{});
+    } else if (col_stride == 1) {
+      for (int64_t i = 0; i < k; ++i) store(out + i * GEMM_NR, load_first(in + i * k_stride, columns));
+    } else if (k_stride == 1) {
+      pack_b_transposed(in, col_stride, k, columns, out);
+    } else {
+      for (int64_t i = 0; i < k; ++i)
+        for (int64_t c = 0; c < W; ++c) out[i * GEMM_NR + c] = c < columns ? in[i * k_stride + c * col_stride] : 0.0f;
+    }
+  }
+}
+
+// Where a micro-tile's sums go.
+struct TileOut {
+  float* c;
+  int64_t ldc;
+  int64_t columns;        // of which those past `columns` are dropped
+  const float* bias_row;
+  const float* bias_col;
+  int accumulate, relu;
+};
+
+template <int R, int V>
+inline void store_tile(const TileOut& out, const vf (&sum)[R][V]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    float* c = out.c + i * out.ldc;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      vf value = sum[i][v];
+      const int64_t here = out.columns - v * W;
+      if (out.accumulate) value += load_first(c + v * W, here);
+      if (out.bias_row) value += broadcast(out.bias_row[i]);
+      if (out.bias_col) value += load_first(out.bias_col + v * W, here);
+      if (out.relu) value = select(value < vf{}, vf{}, value);  // NaN stays
+      store_first(c + v * W, here, value);
+    }
+  }
+}
+
+// R x V vectors of C. Element (i, k) of A is a[i * row + k * step]: row 1 and step R for packed tiles, row
+// kRowRunStride and step 1 for row runs; both are constants after inlining.
+template <int R, int V, bool packed>
+void micro_tile(int64_t k, const float* __restrict a, const float* __restrict b, const TileOut& out) {
+  constexpr int64_t row = packed ? 1 : kRowRunStride, step = packed ? R : 1;
+  vf sum[R][V] = {};
+  for (int64_t j = 0; j < k; ++j) {
+    vf column[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) column[v] = load(b + v * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const vf left = broadcast(a[i * row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[i][v] = fma(left, column[v], sum[i][v]);
+    }
+    a += step;
+    b += GEMM_NR;
+  }
+  store_tile<R, V>(out, sum);
+}
+
+typedef void MicroTile(int64_t k, const float* a, const float* b, const TileOut& out);
+
+// micro_tile<rows, vectors, packed> for rows 1 ... GEMM_MR and vectors 1 ... GEMM_NV, chosen at run time.
+template <int R, bool packed>
+inline MicroTile* micro_tile_of(int64_t rows, int64_t vectors) {
+  if (rows < R) return micro_tile_of<(R > 1 ? R - 1 : 1), packed>(rows, vectors);
+  if (vectors == 1) return micro_tile<R, 1, packed>;
+  if (vectors == 2) return micro_tile<R, (GEMM_NV < 2 ? GEMM_NV : 2), packed>;
+  return micro_tile<R, GEMM_NV, packed>;
+}
+
+template <bool packed>
+inline void gemm_tiles(const GemmBlock& g) {
+  const int64_t tiles = tile_count(g.m);
+  for (int64_t j = 0; j < g.n; j += GEMM_NR) {
+    const int64_t columns = g.n - j < GEMM_NR ? g.n - j : GEMM_NR;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t first = tile_start(g.m, tiles, tile);
+      const int64_t rows = tile_start(g.m, tiles, tile + 1) - first;
+      const TileOut out = {g.c + first * g.ldc + j,
+                           g.ldc,
+                           columns,
+                           g.bias_row ? g.bias_row + first : nullptr,
+                           g.bias_col ? g.bias_col + j : nullptr,
+                           g.accumulate,
+                           g.relu};
+      MicroTile* micro = micro_tile_of<GEMM_MR, packed>(rows, (columns + W - 1) / W);
+      micro(g.k, g.a + first * (packed ? g.k : int64_t{kRowRunStride}), g.b + j * g.k, out);
+    }
+  }
+}
+
+void gemm_packed(const GemmBlock* block) { gemm_tiles<true>(*block); }
+
+void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c, int64_t ldc, int accumulate) {
+  gemm_tiles<false>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0});
+}
+
+// Four rows of B at a time keep four sums in flight.
+void gemv_rows(const float* a, const float* b, int64_t ldb, int64_t n, int64_t k, const float* bias, float* c) {
+  constexpr int64_t at_once = 4;
+  for (int64_t j = 0; j < n; j += at_once) {
+    const float* row[at_once];
+    for (int64_t r = 0; r < at_once; ++r) row[r] = b + (j + r < n ? j + r : n - 1) * ldb;
+    vf sum[at_once] = {};
+    for (int64_t i = 0; i < k; i += W) {
+      const vf left = load_first(a + i, k - i);
+      for (int64_t r = 0; r < at_once; ++r) sum[r] = fma(left, load_first(row[r] + i, k - i), sum[r]);
+    }
+    for (int64_t r = 0; r < at_once && j + r < n; ++r) c[j + r] = sum_lanes(sum[r]) + (bias ? bias[j + r] : 0.0f);
+  }
+}
+
+void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst, int64_t dst_stride, int accumulate) {
+  for (int64_t i = 0; i < rows; i += W) {
+    const int64_t rows_here = rows - i < W ? rows - i : W;
+    for (int64_t j = 0; j < cols; j += W) {
+      vf block[W] = {};
+      for (int64_t r = 0; r < rows_here; ++r) block[r] = load_first(src + (i + r) * src_stride + j, cols - j);
+      transpose_square(block);
+      for (int64_t c = 0; c < W && j + c < cols; ++c) {
+        float* out = dst + (j + c) * dst_stride + i;
+        store_first(out, rows_here, accumulate ? block[c] + load_first(out, rows_here) : block[c]);
+      }
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,83 @@
+// Softmax y_i = e^(x_i) / sum_j e^(x_j), its logarithm, and their Jacobian products, along rows of `length` elements:
+//   softmax      dx_i = y_i (dy_i - sum_j y_j dy_j)
+//   log softmax  dx_i = dy_i - e^(y_i) sum_j dy_j
+// stride == 1: `count` rows, one after the other. stride > 1: `count` rows whose elements lie side by side, element
+// (row, i) at i * stride + row. y may be x, dx may be dy. The row's largest element is subtracted first, so nothing
+// overflows; a row that holds NaN or +infinity, or only -infinity, becomes NaN, as in PyTorch.
+namespace {
+
+inline void softmax_row(int64_t length, const float* x, float* y, int logarithm) {
+  const float largest_x = row_max(length, x);
+  if (logarithm) {
+    const float log_sum = log_of(row_exp(length, largest_x, x, nullptr));
+    map(length, x, y, [=](vf v) { return (v - largest_x) - log_sum; });
+  } else {
+    const float inverse = 1.0f / row_exp(length, largest_x, x, y);
+    map(length, y, y, [=](vf v) { return v * inverse; });
+  }
+}
+
+// Up to W rows at once, one a lane.
+inline void softmax_lanes(int64_t length, int64_t stride, int64_t lanes, const float* x, float* y, int logarithm) {
+  vf largest_x = broadcast(-infinity), sum{};
+  for (int64_t i = 0; i < length; ++i) largest_x = maximum(largest_x, load_first(x + i * stride, lanes));
+  for (int64_t i = 0; i < length; ++i) {
+    const vf e = vexp(load_first(x + i * stride, lanes) - largest_x);
+    if (!logarithm) store_first(y + i * stride, lanes, e);
+    sum += e;
+  }
+  const vf last = logarithm ? vlog(sum) : 1.0f / sum;
+  for (int64_t i = 0; i < length; ++i) {
+    const vf result =
+        logarithm ? (load_first(x + i * stride, lanes) - largest_x) - last : load_first(y + i * stride, lanes) * last;
+    store_first(y + i * stride, lanes, result);
+  }
+}
+
+void softmax(int64_t length, int64_t stride, int64_t count, const float* x, float* y, int logarithm) {
+  if (stride == 1) {
+    for (int64_t r = 0; r < count; ++r) softmax_row(length, x + r * length, y + r * length, logarithm);
+  } else {
+    for (int64_t r = 0; r < count; r += W) softmax_lanes(length, stride, count - r, x + r, y + r, logarithm);
+  }
+}
+
+inline vf softmax_derivative(vf y, vf dy, vf sum, int logarithm) {
+  return logarithm ? dy - vexp(y) * sum : y * (dy - sum);
+}
+
+inline void softmax_row_backward(int64_t length, const float* y, const float* dy, float* dx, int logarithm) {
+  vf s{};
+  for (int64_t i = 0; i < length; i += W) {
+    const vf d = load_first(dy + i, length - i);
+    s = logarithm ? s + d : load_first(y + i, length - i) * d + s;
+  }
+  const vf sum = broadcast(sum_lanes(s));
+  map(length, y, dy, dx, [=](vf v, vf d) { return softmax_derivative(v, d, sum, logarithm); });
+}
+
+inline void softmax_lanes_backward(int64_t length, int64_t stride, int64_t lanes, const float* y, const float* dy,
+                                   float* dx, int logarithm) {
+  vf sum{};
+  for (int64_t i = 0; i < length; ++i) {
+    const vf d = load_first(dy + i * stride, lanes);
+    sum = logarithm ? sum + d : load_first(y + i * stride, lanes) * d + sum;
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    const vf v = load_first(y + i * stride, lanes), d = load_first(dy + i * stride, lanes);
+    store_first(dx + i * stride, lanes, softmax_derivative(v, d, sum, logarithm));
+  }
+}
+
+void softmax_backward(int64_t length, int64_t stride, int64_t count, const float* y, const float* dy, float* dx,
+                      int logarithm) {
+  if (stride == 1) {
+    for (int64_t r = 0; r < count; ++r)
+      softmax_row_backward(length, y + r * length, dy + r * length, dx + r * length, logarithm);
+  } else {
+    for (int64_t r = 0; r < count; r += W)
+      softmax_lanes_backward(length, stride, count - r, y + r, dy + r, dx + r, logarithm);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,100 @@
+// What every ISA's vectors share: GCC's and Clang's vector extensions give + - * / < and ?: on vf, vi and vu.
+// A C-style cast between them keeps the bits; comparisons give lanes of 0 and -1.
+namespace {
+
+typedef float vf_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t vi_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+
+inline vf load(const float* p) { return *(const vf_unaligned*)p; }
+inline void store(float* p, vf v) { *(vf_unaligned*)p = v; }
+inline vi load_int(const int32_t* p) { return *(const vi_unaligned*)p; }
+inline void store_int(int32_t* p, vi v) { *(vi_unaligned*)p = v; }
+
+inline vf broadcast(float x) { return x - vf{}; }
+inline vi broadcast_int(int32_t x) { return x - vi{}; }
+
+// The first n lanes; n may be 0 or more than W.
+inline vf load_first(const float* p, int64_t n) {
+  return n >= W ? load(p) : load_lanes(p, lane_range(0, (int)n));
+}
+inline void store_first(float* p, int64_t n, vf v) {
+  if (n >= W)
+    store(p, v);
+  else
+    store_lanes(p, lane_range(0, (int)n), v);
+}
+
+// a b + c, in one rounding where the ISA has it.
+inline vf fma(vf a, vf b, vf c) { return a * b + c; }
+
+inline vf select(vi condition, vf yes, vf no) { return condition ? yes : no; }
+// b where either is NaN, as x86's minps and maxps.
+inline vf minimum(vf a, vf b) { return a < b ? a : b; }
+inline vf maximum(vf a, vf b) { return a > b ? a : b; }
+inline vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
+inline vf sign_of(vf x) { return (vf)((vi)x & (int32_t)0x80000000); }
+inline vf copy_sign(vf magnitude, vf sign) { return (vf)((vi)magnitude | ((vi)sign & (int32_t)0x80000000)); }
+inline vi is_nan(vf x) { return x != x; }
+
+inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
+inline vi to_int(vf x) { return __builtin_convertvector(x, vi); }
+
+// Lane i of the result is lane I of (a, b), b's lanes counted from W: shuffle<1, W + 1, ...>(a, b).
+template <int... I>
+inline vf shuffle(vf a, vf b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, vi{I...});
+#endif
+}
+
+// Lanes<0, 1, ..., W - 1>: to deduce a pack of lane numbers from.
+template <int... I>
+struct Lanes {};
+template <int N, int... I>
+struct LanesUpTo : LanesUpTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct LanesUpTo<0, I...> {
+  typedef Lanes<I...> type;
+};
+typedef LanesUpTo<W>::type AllLanes;
+
+// One stage of Eklundh's transposition (1972): swaps the off-diagonal D x D blocks of rows i and i + D.
+template <int D, int... I>
+inline void swap_blocks(vf& upper, vf& lower, Lanes<I...>) {
+  const vf a = upper, b = lower;
+  upper = shuffle<((I & D) ? W + I - D : I)...>(a, b);
+  lower = shuffle<((I & D) ? W + I : I + D)...>(a, b);
+}
+template <int D>
+inline void transpose_stage(vf* row) {
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i)
+    if ((i & D) == 0) swap_blocks<D>(row[i], row[i + D], AllLanes());
+}
+// Transposes W rows of W floats in registers.
+inline void transpose_square(vf* row) {
+  transpose_stage<1>(row);
+  transpose_stage<2>(row);
+  if (W > 4) transpose_stage<(W > 4 ? 4 : 1)>(row);
+  if (W > 8) transpose_stage<(W > 8 ? 8 : 1)>(row);
+}
+
+// Lanes added, or compared, in a fixed order: halves, quarters, ...
+inline float sum_lanes(vf v) {
+  float lane[W];
+  store(lane, v);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+inline float max_lanes(vf v) {
+  float lane[W];
+  store(lane, v);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] = lane[i + half] > lane[i] ? lane[i + half] : lane[i];
+  return lane[0];
+}
+
+}  // namespace

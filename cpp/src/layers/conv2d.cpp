@@ -1,0 +1,158 @@
+// y[n,k,p,q] = b[k] + sum_{c,r,s} W[k,c,r,s] x[n, c, p stride + r dilation - pad, q stride + s dilation - pad]
+// over each group's C/groups channels and K/groups filters. The products are in ops/convolution.cpp.
+#include <limits>
+
+#include <deepnet/layers.hpp>
+
+#include "../config.hpp"
+#include "../ops/convolution.hpp"
+#include "common.hpp"
+
+namespace deepnet {
+namespace {
+
+std::string pair_text(Size2 size) { return "(" + std::to_string(size.h) + ", " + std::to_string(size.w) + ")"; }
+
+void check(bool ok, const std::string& expected, const std::string& got) {
+  if (!ok) throw ValueError("[Conv2d] expected " + expected + ", got " + got);
+}
+
+Conv2dOptions checked(Index in, Index out, Size2 kernel, Conv2dOptions o) {
+  // Sizes beyond this are mistakes, and their products must not overflow.
+  constexpr Index most = std::numeric_limits<std::int32_t>::max() / 4;
+  const auto both = [](Size2 s, Index least) { return s.h >= least && s.w >= least && s.h <= most && s.w <= most; };
+  check(in >= 1 && out >= 1, "in_channels and out_channels >= 1", std::to_string(in) + " and " + std::to_string(out));
+  check(both(kernel, 1), "kernel_size >= 1", pair_text(kernel));
+  check(both(o.stride, 1), "stride >= 1", pair_text(o.stride));
+  check(both(o.dilation, 1), "dilation >= 1", pair_text(o.dilation));
+  check(both(o.padding, 0), "padding >= 0", pair_text(o.padding));
+  check(o.groups >= 1, "groups >= 1", std::to_string(o.groups));
+  check(in % o.groups == 0 && out % o.groups == 0, "groups to divide in_channels and out_channels",
+        std::to_string(o.groups) + " groups for " + std::to_string(in) + " and " + std::to_string(out));
+  check(o.padding_mode.empty() || o.padding_mode == "same" || o.padding_mode == "valid",
+        "padding to be a number, a pair, \"same\" or \"valid\"", "\"" + o.padding_mode + "\"");
+  check(o.padding_mode != "same" || (o.stride.h == 1 && o.stride.w == 1), "stride 1 with padding \"same\"",
+        pair_text(o.stride));
+  if (!o.padding_mode.empty()) o.padding = 0;
+  return o;
+}
+
+Shape weight_shape(Index in, Index out, Size2 kernel, const Conv2dOptions& o) {
+  const Shape shape = {out, in / o.groups, kernel.h, kernel.w};
+  shape.size();  // throws where it overflows
+  return shape;
+}
+
+Index receptive(Index kernel, Index dilation) { return dilation * (kernel - 1) + 1; }
+
+}  // namespace
+
+Conv2d::Conv2d(Index in, Index out, Size2 kernel, Conv2dOptions o)
+    : in_channels(in),
+      out_channels(out),
+      kernel_size(kernel),
+      options(checked(in, out, kernel, std::move(o))),
+      weight(default_parameter(weight_shape(in, out, kernel, options), weight_shape(in, out, kernel, options).size(1, 4))),
+      bias(options.bias ? default_parameter({out}, weight->data.shape().size(1, 4)) : nullptr) {}
+
+LayerPtr Conv2d::from_config(const Config& config) {
+  const auto pair = [&](const char* name) {
+    const std::vector<Index> v = config_ints(config, "Conv2d", name);
+    check(v.size() == 2, std::string(name) + " to be a pair", std::to_string(v.size()) + " numbers");
+    return Size2(v[0], v[1]);
+  };
+  Conv2dOptions o;
+  o.stride = pair("stride");
+  o.padding = pair("padding");
+  o.dilation = pair("dilation");
+  o.groups = config_int(config, "Conv2d", "groups");
+  o.bias = config_bool(config, "Conv2d", "bias");
+  o.padding_mode = config_string(config, "Conv2d", "padding_mode");
+  return std::make_shared<Conv2d>(config_int(config, "Conv2d", "in_channels"), config_int(config, "Conv2d", "out_channels"),
+                                  pair("kernel_size"), o);
+}
+
+Config Conv2d::config() const {
+  const auto pair = [](Size2 s) { return std::vector<Index>{s.h, s.w}; };
+  return {{"in_channels", in_channels},
+          {"out_channels", out_channels},
+          {"kernel_size", pair(kernel_size)},
+          {"stride", pair(options.stride)},
+          {"padding", pair(options.padding)},
+          {"dilation", pair(options.dilation)},
+          {"groups", options.groups},
+          {"bias", bias != nullptr},
+          {"padding_mode", options.padding_mode}};
+}
+
+Contract Conv2d::contract() const {
+  Contract c;
+  c.accepts_activation = true;
+  return c;
+}
+
+Conv2d::Padding Conv2d::padding() const {
+  if (options.padding_mode == "same") {
+    const Index h = receptive(kernel_size.h, options.dilation.h) - 1, w = receptive(kernel_size.w, options.dilation.w) - 1;
+    return {h / 2, h - h / 2, w / 2, w - w / 2};
+  }
+  return {options.padding.h, options.padding.h, options.padding.w, options.padding.w};
+}
+
+Shape Conv2d::output_shape(const std::vector<Shape>& inputs) const {
+  const Shape& x = image_input(*this, inputs, in_channels);
+  const Padding pad = padding();
+  const Index h = x[2] + pad.top + pad.bottom, w = x[3] + pad.left + pad.right;
+  const Index need_h = receptive(kernel_size.h, options.dilation.h), need_w = receptive(kernel_size.w, options.dilation.w);
+  constexpr Index most = std::numeric_limits<std::int32_t>::max();
+  if (h < need_h || w < need_w || h > most || w > most) {
+    throw ShapeError("[Conv2d] expected a padded input of at least " + pair_text({need_h, need_w}) + " for kernel_size " +
+                     pair_text(kernel_size) + " and dilation " + pair_text(options.dilation) + ", got " + pair_text({h, w}) +
+                     " from input " + x.str());
+  }
+  const Shape y = {x[0], out_channels, (h - need_h) / options.stride.h + 1, (w - need_w) / options.stride.w + 1};
+  y.size();  // throws where it overflows
+  return y;
+}
+
+ConvShape Conv2d::geometry(const Shape& input) const {
+  const Shape y = output_shape({input});
+  const Padding pad = padding();
+  return {input[0],          input[1],           input[2],           input[3],           out_channels,
+          kernel_size.h,     kernel_size.w,      y[2],               y[3],               options.stride.h,
+          options.stride.w,  options.dilation.h, options.dilation.w, pad.top,            pad.left,
+          options.groups};
+}
+
+Memory Conv2d::memory(const std::vector<Shape>& inputs, bool) const {
+  const ConvShape shape = geometry(inputs[0]);
+  Memory m;
+  m.forward_workspace = conv_forward_workspace(shape) * sizeof(float);
+  m.backward_workspace = conv_backward_workspace(shape) * sizeof(float);
+  return m;
+}
+
+void Conv2d::forward(const ForwardCall& call) const {
+  conv_forward(geometry(call.inputs[0].shape()), call.inputs[0].data(), weight->data.data(),
+               bias ? bias->data.data() : nullptr, call.output->data(), call.activation,
+               static_cast<float*>(call.workspace));
+}
+
+void Conv2d::backward(const BackwardCall& call) {
+  const ConvShape shape = geometry(call.inputs[0].shape());
+  const float* dy = call.d_output->data();
+  float* workspace = static_cast<float*>(call.workspace);
+  if (call.d_inputs[0].defined()) {
+    conv_backward_data(shape, dy, weight->data.data(), call.d_inputs[0].data(), workspace);
+  }
+  conv_backward_weight(shape, call.inputs[0].data(), dy, weight->grad().data(), call.accumulate, workspace);
+  if (bias) conv_backward_bias(shape, dy, bias->grad().data(), call.accumulate);
+}
+
+NamedParameters Conv2d::parameters() const {
+  NamedParameters list = {{"weight", weight}};
+  if (bias) list.emplace_back("bias", bias);
+  return list;
+}
+
+}  // namespace deepnet

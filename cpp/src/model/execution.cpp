@@ -1,0 +1,233 @@
+#include "execution.hpp"
+
+#include <cstring>
+
+#include <deepnet/runtime.hpp>
+
+#include "../dispatch.hpp"
+#include "../parallel.hpp"
+
+namespace deepnet {
+namespace {
+
+bool training_of(const Layer& layer, Phase phase) {
+  return phase == Phase::training || (phase == Phase::own && layer.training());
+}
+
+std::uint64_t key_of(std::uint64_t run_key, std::size_t node) { return run_key + node * 0x9e3779b97f4a7c15u; }
+
+// The owner comes along only where somebody may keep a view: it costs atomic counting.
+void point_at(Tensor& tensor, const Tensor& other, bool with_owner) {
+  if (with_owner) {
+    tensor = other;
+  } else {
+    tensor.rebind(const_cast<void*>(other.raw()));
+  }
+}
+
+}  // namespace
+
+Execution::Execution(const Graph& graph, const PlanRequest& request)
+    : graph_(graph), request_(request), plan_(graph_, request_) {
+  // Zeroed, so that no page is touched for the first time inside a step.
+  arena_ = Tensor::zeros({static_cast<Index>(plan_.arena_bytes / sizeof(float)) + 1}).owner();
+  for (const PlanValue& v : plan_.values) {
+    values_.push_back(Tensor::borrow(arena_at(v.buffer), v.shape, DType::float32, arena_));
+    d_values_.push_back(Tensor::borrow(arena_at(v.d_buffer), v.shape, DType::float32, arena_));
+  }
+  for (const PlanStep& p : plan_.steps) {
+    const Node& node = graph_.nodes[static_cast<std::size_t>(p.node)];
+    Step step;
+    step.layer = node.layer.get();
+    step.plan = &p;
+    step.output = values_[static_cast<std::size_t>(p.output)];
+    step.hands_out = node.layer->contract().makes_output;
+    hands_out_ = hands_out_ || step.hands_out;
+    bool any_gradient = !node.layer->parameters().empty();
+    for (int v : node.inputs) {
+      step.inputs.push_back(values_[static_cast<std::size_t>(v)]);
+      step.d_inputs.push_back(d_values_[static_cast<std::size_t>(v)]);
+      any_gradient = any_gradient || plan_.values[static_cast<std::size_t>(v)].d_buffer != no_buffer;
+    }
+    step.skip_backward = !any_gradient || plan_.values[static_cast<std::size_t>(p.output)].d_buffer == no_buffer;
+    step.activated = Tensor::borrow(arena_at(p.d_activated), plan_.values[static_cast<std::size_t>(p.output)].shape);
+    steps_.push_back(std::move(step));
+  }
+}
+
+const Shape& Execution::output_shape() const { return plan_.values[static_cast<std::size_t>(graph_.outputs[0])].shape; }
+
+const Tensor& Execution::output() const { return values_[static_cast<std::size_t>(graph_.outputs[0])]; }
+
+void* Execution::arena_at(int buffer) const {
+  if (buffer == no_buffer) return nullptr;
+  const PlanBuffer& b = plan_.buffers[static_cast<std::size_t>(buffer)];
+  return b.place == PlanBuffer::Place::arena ? static_cast<char*>(arena_.get()) + b.offset : nullptr;
+}
+
+// Points every value in the caller's or a layer's buffer at its memory of this run.
+void Execution::bind_external(PlanBuffer::Place place, int index, void* data, const std::shared_ptr<void>& owner) {
+  const auto matches = [&](int buffer) {
+    if (buffer == no_buffer) return false;
+    const PlanBuffer& b = plan_.buffers[static_cast<std::size_t>(buffer)];
+    return b.place == place && b.index == index;
+  };
+  const auto point = [&](Tensor& tensor) {
+    tensor.rebind(data);
+    if (hands_out_) tensor = Tensor::borrow(data, tensor.shape(), DType::float32, owner);
+  };
+  for (std::size_t v = 0; v < values_.size(); ++v) {
+    if (matches(plan_.values[v].buffer)) point(values_[v]);
+    if (matches(plan_.values[v].d_buffer)) point(d_values_[v]);
+  }
+}
+
+void Execution::forward(const Tensor* inputs, float* output, Phase phase) {
+  if (phase != Phase::evaluation) random_key_ = next_key_ ? *next_key_ : next_random_key();
+  next_key_.reset();
+  for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
+    bind_external(PlanBuffer::Place::input, static_cast<int>(i), const_cast<void*>(inputs[i].raw()), inputs[i].owner());
+  }
+  bind_external(PlanBuffer::Place::output, 0, output, nullptr);
+  for (Step& step : steps_) run_forward(step, phase);
+  if (plan_.copy_output) {
+    const Tensor& result = this->output();
+    if (result.bytes() > 0) std::memcpy(output, result.data(), result.bytes());
+  }
+}
+
+void Execution::run_forward(Step& step, Phase phase) {
+  const PlanStep& p = *step.plan;
+  const std::vector<int>& inputs = graph_.nodes[static_cast<std::size_t>(p.node)].inputs;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    point_at(step.inputs[i], values_[static_cast<std::size_t>(inputs[i])], step.hands_out);
+  }
+  Tensor& value = values_[static_cast<std::size_t>(p.output)];
+  step.output.rebind(value.raw());
+  step.training = training_of(*step.layer, phase);
+  ForwardCall call;
+  call.inputs = step.inputs.data();
+  call.output = &step.output;
+  call.cache = request_.backward ? arena_at(p.cache) : nullptr;
+  call.workspace = arena_at(p.forward_workspace);
+  call.activation = p.activation;
+  call.training = step.training;
+  call.random_key = key_of(random_key_, static_cast<std::size_t>(p.node));
+  step.layer->forward(call);
+  point_at(value, step.output, step.hands_out);
+}
+
+void Execution::backward(const Tensor& d_output, Tensor* d_inputs, bool accumulate) {
+  bind_external(PlanBuffer::Place::d_output, 0, const_cast<float*>(d_output.data()), d_output.owner());
+  for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
+    bind_external(PlanBuffer::Place::d_input, static_cast<int>(i), request_.input_gradient ? d_inputs[i].raw() : nullptr, nullptr);
+  }
+  for (std::size_t s = steps_.size(); s-- > 0;) {
+    if (!steps_[s].skip_backward) run_backward(steps_[s], accumulate);
+  }
+  if (!request_.input_gradient) return;
+  for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {  // gradients that could not be written in place
+    const Tensor& d = d_values_[static_cast<std::size_t>(graph_.inputs[i])];
+    if (!d.defined()) {
+      std::memset(d_inputs[i].raw(), 0, d_inputs[i].bytes());
+    } else if (d.raw() != d_inputs[i].raw()) {
+      std::memcpy(d_inputs[i].raw(), d.raw(), d.bytes());
+    }
+  }
+}
+
+void Execution::run_backward(Step& step, bool accumulate) {
+  const PlanStep& p = *step.plan;
+  const std::vector<int>& inputs = graph_.nodes[static_cast<std::size_t>(p.node)].inputs;
+  const Tensor* d_output = &d_values_[static_cast<std::size_t>(p.output)];
+  if (p.fused >= 0) {
+    const float *y = step.output.data(), *dy = d_output->data();
+    float* dx = step.activated.data();
+    parallel_for(step.activated.size(), grain_for(1.0, 64), [&](Index begin, Index end) {
+      kernels().activation_backward(static_cast<int>(p.activation.kind), p.activation.parameter, end - begin, y + begin,
+                                    dy + begin, dx + begin);
+    });
+    d_output = &step.activated;
+  }
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    Tensor& d_value = d_values_[static_cast<std::size_t>(inputs[i])];
+    step.d_inputs[i].rebind(p.d_extra[i] == no_buffer ? d_value.raw() : arena_at(p.d_extra[i]));
+  }
+  BackwardCall call;
+  call.inputs = step.inputs.data();
+  call.output = &step.output;
+  call.d_output = d_output;
+  call.d_inputs = step.d_inputs.data();
+  call.cache = arena_at(p.cache);
+  call.workspace = arena_at(p.backward_workspace);
+  call.training = step.training;
+  call.accumulate = accumulate || p.shares_parameters;
+  call.random_key = key_of(random_key_, static_cast<std::size_t>(p.node));
+  step.layer->backward(call);
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    Tensor& d_value = d_values_[static_cast<std::size_t>(inputs[i])];
+    if (p.d_extra[i] == no_buffer) {
+      point_at(d_value, step.d_inputs[i], step.hands_out);
+    } else {
+      float* sum = d_value.data();
+      const float* share = step.d_inputs[i].data();
+      parallel_for(d_value.size(), grain_for(1.0, 64),
+                   [&](Index begin, Index end) { kernels().add(end - begin, share + begin, sum + begin); });
+    }
+  }
+}
+
+const void* Execution::cache(int node) const {
+  for (const PlanStep& p : plan_.steps)
+    if (p.node == node) return arena_at(p.cache);
+  return nullptr;
+}
+
+const Shape& Execution::node_output_shape(int node) const {
+  return plan_.values[static_cast<std::size_t>(graph_.nodes[static_cast<std::size_t>(node)].output)].shape;
+}
+
+namespace {
+
+// One layer after the other, each with memory of its own, so that layers that must run to tell their output's shape can.
+void discover_shapes(const Graph& graph, const std::vector<Tensor>& inputs, Phase phase, std::uint64_t key) {
+  std::vector<Tensor> values(static_cast<std::size_t>(graph.value_count));
+  for (std::size_t i = 0; i < inputs.size(); ++i) values[static_cast<std::size_t>(graph.inputs[i])] = inputs[i];
+  for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    std::vector<Tensor> in;
+    PlanRequest request;
+    for (int v : node.inputs) {
+      in.push_back(values[static_cast<std::size_t>(v)]);
+      request.inputs.push_back(in.back().shape());
+    }
+    Tensor out;
+    try {
+      out = Tensor(node.layer->output_shape(request.inputs));
+      Execution alone(graph_of(node.layer), request);
+      alone.set_random_key(key_of(key, i));
+      alone.forward(in.data(), out.data(), phase);
+    } catch (const ShapeUnknown&) {
+      out = node.layer->discover_output(in, training_of(*node.layer, phase));
+    }
+    values[static_cast<std::size_t>(node.output)] = out;
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request, const std::vector<Tensor>& inputs,
+                                          Phase phase) {
+  try {
+    return std::make_unique<Execution>(graph, request);
+  } catch (const ShapeUnknown&) {
+    // The same random numbers in both runs: a layer may then keep its output of the first for the second.
+    const std::uint64_t key = next_random_key();
+    discover_shapes(graph, inputs, phase, key);
+    auto execution = std::make_unique<Execution>(graph, request);
+    execution->set_random_key(key);
+    return execution;
+  }
+}
+
+}  // namespace deepnet

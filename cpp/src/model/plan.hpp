@@ -1,0 +1,64 @@
+// The plan of a graph for given input shapes: order, fusion, and where every array lies in one arena.
+// It reads what layers declare (Contract, Memory) and knows nothing of what they compute.
+#pragma once
+
+#include <vector>
+
+#include <deepnet/model.hpp>
+
+namespace deepnet {
+
+/// What a run is for.
+struct PlanRequest {
+  std::vector<Shape> inputs;
+  bool backward = false;        ///< keep what backward needs
+  bool input_gradient = false;  ///< dE/dInput of the graph is wanted
+  bool loss = false;            ///< output and dE/dOutput live in the arena, for a loss to read and write
+
+  bool operator==(const PlanRequest& other) const {
+    return inputs == other.inputs && backward == other.backward && input_gradient == other.input_gradient &&
+           loss == other.loss;
+  }
+};
+
+/// Memory that one or more values share (a view, an in-place activation).
+struct PlanBuffer {
+  enum class Place { arena, input, output, d_output, d_input, layer };
+  Place place = Place::arena;
+  int index = 0;  ///< which input, for Place::input and d_input
+  std::size_t bytes = 0;
+  int first = 0, last = 0;  ///< first and last step of its life
+  std::size_t offset = 0;   ///< in the arena
+};
+
+constexpr int no_buffer = -1;
+
+struct PlanValue {
+  Shape shape;
+  int buffer = no_buffer;
+  int d_buffer = no_buffer;  ///< of dE/dValue; no_buffer where nobody wants it
+};
+
+/// A node, or a node and the activation behind it as one.
+struct PlanStep {
+  int node = 0;
+  int fused = -1;             ///< the activation's node, or -1
+  Activation activation = {};  ///< of the fused node
+  int output = 0;             ///< value that the step makes: the fused node's where there is one
+  int cache = no_buffer, forward_workspace = no_buffer, backward_workspace = no_buffer;
+  int d_activated = no_buffer;    ///< dE/d(input of the fused activation)
+  std::vector<int> d_extra;       ///< per input: buffer for a further consumer's dE/dValue, added afterwards; or no_buffer
+  bool shares_parameters = false;  ///< a later step, so earlier in backward, has this layer too: add to its gradients
+};
+
+struct Plan {
+  Plan(const Graph& graph, const PlanRequest& request);
+
+  std::vector<PlanValue> values;
+  std::vector<PlanBuffer> buffers;
+  std::vector<PlanStep> steps;  ///< forward order; backward is the reverse
+  std::size_t arena_bytes = 0;
+  bool copy_output = false;  ///< the output value's memory cannot be the caller's array: copy at the end
+};
+
+}  // namespace deepnet

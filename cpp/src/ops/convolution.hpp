@@ -1,0 +1,35 @@
+// Convolution as matrix products whose column matrix is packed straight from the image.
+#pragma once
+
+#include <deepnet/layer.hpp>
+#include <deepnet/tensor.hpp>
+
+namespace deepnet {
+
+/// The sizes of one convolution: x (N, C, H, W), weight (K, C/groups, R, S), y (N, K, P, Q).
+struct ConvShape {
+  Index N, C, H, W, K, R, S, P, Q;
+  Index stride_h, stride_w, dilation_h, dilation_w;
+  Index pad_top, pad_left;
+  Index groups;
+};
+
+/// Floats of workspace for each of the three products.
+std::size_t conv_forward_workspace(const ConvShape& shape);
+std::size_t conv_backward_workspace(const ConvShape& shape);
+
+/// y = activation(W * x + bias); bias may be null.
+void conv_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+                  Activation activation, float* workspace);
+
+/// dx = dE/dx from dy = dE/dy; overwrites dx.
+void conv_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);
+
+/// d_weight = or += dE/dW from x and dy.
+void conv_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
+                          float* workspace);
+
+/// d_bias[k] = or += sum of dy over images and pixels.
+void conv_backward_bias(const ConvShape& shape, const float* dy, float* d_bias, bool accumulate);
+
+}  // namespace deepnet

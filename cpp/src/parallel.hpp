@@ -1,0 +1,79 @@
+// Threads. parallel_for is the only way work is spread; OpenMP appears in parallel.cpp alone.
+//
+// Work is cut into pieces by its shape, never by the number of threads, and pieces share nothing that is
+// written: the same bits come out for any number of threads. Every thread flushes denormals while it works.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+
+#include <deepnet/tensor.hpp>
+
+namespace deepnet {
+
+/// Threads that a call made now, by this thread, may use.
+int threads_for_this_call();
+
+/// Sets flush-to-zero and denormals-are-zero on this thread for its lifetime, then restores the old state.
+class FlushDenormals {
+ public:
+  FlushDenormals();
+  ~FlushDenormals();
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  std::uint64_t saved_;
+};
+
+namespace detail {
+void run_pieces(Index pieces, void (*piece)(void* context, Index index), void* context);
+}
+
+/// Calls fn(begin, end) for [0, n) in pieces of `grain` items, the last one shorter, on several threads where
+/// there is more than one piece. Choose the grain by the work: a piece should cost 10 us or more (see
+/// grain_for). The first exception thrown is rethrown here.
+template <class Fn>
+void parallel_for(Index n, Index grain, Fn&& fn) {
+  if (n <= 0) return;
+  if (grain >= n) {
+    fn(Index{0}, n);
+    return;
+  }
+  struct Context {
+    Index n, grain;
+    std::remove_reference_t<Fn>* fn;
+  } context{n, grain, &fn};
+  detail::run_pieces((n + grain - 1) / grain,
+                     [](void* c, Index index) {
+                       auto& it = *static_cast<Context*>(c);
+                       const Index begin = index * it.grain;
+                       (*it.fn)(begin, begin + it.grain < it.n ? begin + it.grain : it.n);
+                     },
+                     &context);
+}
+
+/// Items a piece: as many as make up about `work_per_piece` units (an element moved, or 16 multiply-adds), rounded
+/// up to a multiple of `multiple`.
+Index grain_for(double work_per_item, Index multiple = 1, double work_per_piece = 65536);
+
+/// Sums fn(begin, end) (a double) over the pieces of [0, n), always in the same order.
+template <class Fn>
+double parallel_sum(Index n, Index grain, Fn&& fn) {
+  constexpr Index max_pieces = 64;
+  if (n <= 0) return 0.0;
+  if (grain * max_pieces < n) grain = (n + max_pieces - 1) / max_pieces;
+  double part[max_pieces] = {};
+  parallel_for(n, grain, [&](Index begin, Index end) { part[begin / grain] = fn(begin, end); });
+  double sum = 0.0;
+  for (double p : part) sum += p;
+  return sum;
+}
+
+/// Memory of this thread that stays allocated between calls: 64-byte aligned, uninitialised, growing as asked.
+/// Each slot is one buffer; a function and those it calls must use different slots.
+enum class Scratch { pack, tile, columns, count };
+float* thread_scratch(Scratch slot, std::size_t floats);
+
+}  // namespace deepnet

@@ -1,0 +1,145 @@
+#include <deepnet/tensor.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include <deepnet/error.hpp>
+
+namespace deepnet {
+namespace {
+
+constexpr std::size_t alignment = 64;
+
+std::shared_ptr<void> allocate(std::size_t bytes) {
+  // Rounded up so that a vector load at the end stays inside; never 0, so that data() is never null.
+  const std::size_t rounded = (bytes / alignment + 1) * alignment;
+  void* memory = ::operator new(rounded, std::align_val_t{alignment}, std::nothrow);
+  if (memory == nullptr) {
+    throw ValueError("[Tensor] not enough memory for " + std::to_string(bytes) + " bytes");
+  }
+  return {memory, [](void* p) { ::operator delete(p, std::align_val_t{alignment}); }};
+}
+
+}  // namespace
+
+Shape::Shape(std::initializer_list<Index> sizes) {
+  for (Index size : sizes) push_back(size);
+}
+
+Shape::Shape(const std::vector<Index>& sizes) {
+  for (Index size : sizes) push_back(size);
+}
+
+void Shape::push_back(Index size) {
+  if (rank_ == max_rank) {
+    throw ShapeError("[Shape] expected at most " + std::to_string(max_rank) + " axes, got more");
+  }
+  sizes_[rank_++] = size;
+}
+
+Index Shape::size() const { return size(0, rank_); }
+
+Index Shape::size(int first, int last) const {
+  constexpr Index limit = std::numeric_limits<Index>::max() / 8;
+  Index product = 1;
+  bool overflow = false;
+  for (int i = first; i < last; ++i) {
+    if (sizes_[i] == 0) return 0;
+    if (sizes_[i] < 0) throw ShapeError("[Shape] expected sizes >= 0, got " + str());
+    overflow = overflow || sizes_[i] > limit / product;
+    if (!overflow) product *= sizes_[i];
+  }
+  if (overflow) throw ShapeError("[Shape] an array of shape " + str() + " is too large to address");
+  return product;
+}
+
+bool Shape::operator==(const Shape& other) const {
+  return rank_ == other.rank_ && std::equal(begin(), end(), other.begin());
+}
+
+std::string Shape::str() const {
+  std::string text = "(";
+  for (int i = 0; i < rank_; ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(sizes_[i]);
+  }
+  return text + (rank_ == 1 ? ",)" : ")");
+}
+
+std::size_t bytes_of(DType type) { return type == DType::float32 ? sizeof(float) : sizeof(Index); }
+
+const char* name_of(DType type) { return type == DType::float32 ? "float32" : "int64"; }
+
+Tensor::Tensor(const Shape& shape, DType type) : shape_(shape), dtype_(type) {
+  owner_ = allocate(bytes());
+  data_ = owner_.get();
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType type) {
+  Tensor t(shape, type);
+  std::memset(t.data_, 0, t.bytes());
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, float value) {
+  Tensor t(shape);
+  t.fill(value);
+  return t;
+}
+
+Tensor Tensor::from(const std::vector<float>& values, const Shape& shape) {
+  if (static_cast<Index>(values.size()) != shape.size()) {
+    throw ShapeError("[Tensor] expected " + std::to_string(shape.size()) + " values for shape " + shape.str() +
+                     ", got " + std::to_string(values.size()));
+  }
+  Tensor t(shape);
+  std::copy(values.begin(), values.end(), t.data());
+  return t;
+}
+
+Tensor Tensor::labels(const std::vector<Index>& values) {
+  Tensor t({static_cast<Index>(values.size())}, DType::int64);
+  std::copy(values.begin(), values.end(), t.labels());
+  return t;
+}
+
+Tensor Tensor::borrow(void* data, const Shape& shape, DType type, std::shared_ptr<void> owner) {
+  Tensor t;
+  t.owner_ = std::move(owner);
+  t.data_ = data;
+  t.shape_ = shape;
+  t.dtype_ = type;
+  return t;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  if (shape.size() != size()) {
+    throw ShapeError("[Tensor] cannot give " + shape_.str() + " the shape " + shape.str() + ": the sizes differ");
+  }
+  Tensor t = *this;
+  t.shape_ = shape;
+  return t;
+}
+
+Tensor Tensor::rows(Index begin, Index end) const {
+  if (shape_.rank() == 0 || begin < 0 || end < begin || end > shape_[0]) {
+    throw ShapeError("[Tensor] rows [" + std::to_string(begin) + ", " + std::to_string(end) + ") do not lie in " +
+                     shape_.str());
+  }
+  Tensor t = *this;
+  t.shape_[0] = end - begin;
+  t.data_ = static_cast<char*>(data_) + static_cast<std::size_t>(begin * shape_.size(1, shape_.rank())) * bytes_of(dtype_);
+  return t;
+}
+
+Tensor Tensor::clone() const {
+  Tensor t(shape_, dtype_);
+  std::memcpy(t.data_, data_, bytes());
+  return t;
+}
+
+void Tensor::fill(float value) { std::fill_n(data(), size(), value); }
+
+}  // namespace deepnet

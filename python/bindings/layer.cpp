@@ -1,0 +1,256 @@
+// layer.hpp and model.hpp: Parameter and the base class nn.Layer.
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <set>
+
+#include "bindings.hpp"
+#include "python_layer.hpp"
+
+namespace deepnet::python {
+namespace {
+
+// "Conv2d(in_channels=3, kernel_size=(3, 3))"; a Sequential's layers follow, indented.
+std::string repr(const Layer& layer, const std::string& indent = "") {
+  std::string text = layer.kind() + "(";
+  const auto children = layer.children();
+  if (!children.empty()) {
+    text += "\n";
+    for (std::size_t i = 0; i < children.size(); ++i) {
+      text += indent + "  (" + std::to_string(i) + "): " + repr(*children[i], indent + "  ") + "\n";
+    }
+    return text + indent + ")";
+  }
+  const char* comma = "";
+  for (const auto& [name, value] : layer.config()) {
+    text += comma + name + "=" + std::string(py::str(py::repr(py::cast(value))));
+    comma = ", ";
+  }
+  return text + ")";
+}
+
+py::array call(Layer& layer, const py::args& args) {
+  std::vector<Tensor> inputs;
+  const std::string kind = layer.kind();
+  for (py::handle arg : args) inputs.push_back(as_float(arg, kind));
+  Model& model = model_of(layer);
+  Tensor y;
+  {
+    py::gil_scoped_release release;
+    y = model.run(inputs);
+  }
+  return as_array(y);
+}
+
+py::object backward(Layer& layer, py::handle dy) {
+  const Tensor d_output = as_float(dy, layer.kind() + ".backward");
+  Model& model = model_of(layer);
+  std::vector<Tensor> d_inputs;
+  {
+    py::gil_scoped_release release;
+    d_inputs = model.backward(d_output);
+  }
+  if (d_inputs.size() == 1) return as_array(d_inputs[0]);
+  py::tuple result(d_inputs.size());
+  for (std::size_t i = 0; i < d_inputs.size(); ++i) result[i] = as_array(d_inputs[i]);
+  return std::move(result);
+}
+
+py::array predict(Layer& layer, py::handle x, Index batch_size) {
+  if (batch_size < 1) throw ValueError("[predict] expected batch_size >= 1, got " + std::to_string(batch_size));
+  const Tensor input = as_float(x, layer.kind());
+  Model& model = model_of(layer);
+  Tensor y;
+  {
+    py::gil_scoped_release release;
+    y = model.predict(input, batch_size);
+  }
+  return as_array(y);
+}
+
+void assign(Tensor& to, py::handle value, const std::string& what) {
+  const Tensor from = as_float(value, what);
+  if (from.shape() != to.shape()) {
+    throw ShapeError("[" + what + "] expected shape " + to.shape().str() + ", got " + from.shape().str());
+  }
+  if (from.raw() != to.raw() && from.bytes() > 0) std::memmove(to.raw(), from.raw(), from.bytes());
+}
+
+py::dict state_dict(const Layer& layer) {
+  py::dict state;
+  for (const auto& [name, parameter] : layer.parameters()) state[py::str(name)] = as_array(parameter->data.clone());
+  return state;
+}
+
+// All names and shapes are checked before the first value changes.
+void load_state_dict(Layer& layer, const py::dict& state) {
+  const std::string what = layer.kind() + ".load_state_dict";
+  const NamedParameters parameters = layer.parameters();
+  std::string missing, unexpected;
+  std::set<std::string> names;
+  for (const auto& [name, parameter] : parameters) {
+    names.insert(name);
+    if (!state.contains(name)) missing += (missing.empty() ? "" : ", ") + name;
+  }
+  for (const auto& [key, value] : state) {
+    const std::string name = py::str(key);
+    if (names.count(name) == 0) unexpected += (unexpected.empty() ? "" : ", ") + name;
+  }
+  if (!missing.empty() || !unexpected.empty()) {
+    throw ValueError("[" + what + "] expected exactly the layer's parameters; missing: " +
+                     (missing.empty() ? "none" : missing) + "; unexpected: " + (unexpected.empty() ? "none" : unexpected));
+  }
+  std::vector<Tensor> values;
+  for (const auto& [name, parameter] : parameters) {
+    values.push_back(as_float(state[py::str(name)], what));
+    if (values.back().shape() != parameter->data.shape()) {
+      throw ShapeError("[" + what + "] expected " + name + " of shape " + parameter->data.shape().str() + ", got " +
+                       values.back().shape().str());
+    }
+  }
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (values[i].bytes() > 0) std::memmove(parameters[i].second->data.raw(), values[i].raw(), values[i].bytes());
+  }
+}
+
+// Rows of Layer.summary: (name, kind, output shape or None, parameters). Shapes follow from an input shape, else None.
+py::list summary(Layer& layer, const std::optional<std::vector<Index>>& input) {
+  const Graph graph = graph_of(LayerPtr(std::shared_ptr<void>(), &layer));
+  std::vector<std::optional<Shape>> shapes(static_cast<std::size_t>(graph.value_count));
+  if (input) shapes[static_cast<std::size_t>(graph.inputs[0])] = Shape(*input);
+  py::list rows;
+  std::set<const Parameter*> counted;
+  for (const Node& node : graph.nodes) {
+    std::vector<Shape> in;
+    for (int v : node.inputs) {
+      if (shapes[static_cast<std::size_t>(v)]) in.push_back(*shapes[static_cast<std::size_t>(v)]);
+    }
+    auto& out = shapes[static_cast<std::size_t>(node.output)];
+    if (in.size() == node.inputs.size()) {
+      try {
+        out = node.layer->output_shape(in);
+      } catch (const ShapeUnknown&) {  // only a run tells: a Python layer that has not run yet
+      }
+    }
+    Index count = 0;
+    for (const auto& [name, parameter] : node.layer->parameters()) {
+      if (counted.insert(parameter.get()).second) count += parameter->data.size();
+    }
+    rows.append(py::make_tuple(node.name, node.layer->kind(), out ? py::object(as_tuple(*out)) : py::none(), count));
+  }
+  return rows;
+}
+
+void bind_parameter(py::module_& m) {
+  py::class_<Parameter, py::smart_holder>(m, "Parameter", R"doc(
+A trained array and dE/d(array), both as views of the native memory.
+
+Parameters
+----------
+data : array
+    Initial values; copied, as float32.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> weight = nn.Linear(2, 3).parameters()["weight"]
+>>> weight.data[...] = 0.5
+>>> weight.grad.shape
+(3, 2)
+)doc")
+      .def(py::init([](py::handle data) { return std::make_shared<Parameter>(as_float(data, "Parameter").clone()); }),
+           py::arg("data"))
+      .def_property(
+          "data", [](Parameter& p) { return as_array(p.data); },
+          [](Parameter& p, py::handle value) { assign(p.data, value, "Parameter.data"); },
+          "The values: a writable float32 view, no copy.")
+      .def_property(
+          "grad", [](Parameter& p) { return as_array(p.grad()); },
+          [](Parameter& p, py::handle value) { assign(p.grad(), value, "Parameter.grad"); },
+          "The gradient that backward adds to: a writable float32 view, no copy.")
+      .def_property_readonly("shape", [](const Parameter& p) { return as_tuple(p.data.shape()); })
+      .def_property_readonly("size", [](const Parameter& p) { return p.data.size(); })
+      .def("__repr__", [](const Parameter& p) { return "Parameter(shape=" + p.data.shape().str() + ")"; });
+}
+
+}  // namespace
+
+Model& model_of(Layer& layer) {
+  static std::mutex mutex;
+  std::lock_guard<std::mutex> lock(mutex);
+  // The Model must not own the layer that owns it.
+  if (!layer.host) layer.host = std::make_shared<Model>(LayerPtr(std::shared_ptr<void>(), &layer));
+  return *static_cast<Model*>(layer.host.get());
+}
+
+void bind_layer(py::module_& m) {
+  bind_parameter(m);
+  py::class_<Layer, PythonLayer, py::smart_holder>(m, "Layer", py::dynamic_attr(), R"doc(
+Base of all layers: given its input it makes its output, given dE/dOutput it makes dE/dInput and dE/dW.
+
+Subclass it to write a layer in Python: ``forward(self, x)`` and ``backward(self, dy)`` on float32 arrays; attributes
+of type `Parameter` are its parameters, to whose ``grad`` backward adds. Such a layer works alone, in `Sequential` and
+in training. The arrays it is given are views of the network's memory, valid until its backward: copy what must last.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> class Square(nn.Layer):
+...     def forward(self, x):
+...         self.x = x
+...         return x * x
+...     def backward(self, dy):
+...         return 2 * self.x * dy
+>>> net = nn.Sequential(nn.Linear(3, 4), Square(), nn.Linear(4, 2))
+>>> net(np.ones((5, 3))).shape
+(5, 2)
+)doc")
+      .def(py::init<>())
+      .def("__call__", &call, R"doc(
+Forward: the layer's output for the given input(s), a new float32 array.
+
+A float32, C-contiguous input is borrowed, not copied: do not change it before the last `backward`.
+Raises ShapeError or TypeError where the input does not fit.
+)doc")
+      .def("backward", &backward, py::arg("dy"), R"doc(
+dE/dInput for dE/dOutput of the last forward; adds dE/dW to every parameter's ``grad``.
+
+May be called any number of times after a forward. Returns a tuple where the layer has several inputs.
+Raises RuntimeError before any forward, ShapeError where dy has not the output's shape.
+)doc")
+      .def("parameters",
+           [](const Layer& layer) {
+             py::dict parameters;
+             for (const auto& [name, parameter] : layer.parameters()) parameters[py::str(name)] = parameter;
+             return parameters;
+           },
+           "The trained arrays by name: {\"weight\": Parameter, ...}.")
+      .def("zero_grad", &Layer::zero_grad, "Set all gradients to 0.")
+      .def("train", [](py::object self, bool mode) {
+             self.cast<Layer&>().train(mode);
+             return self;
+           },
+           py::arg("mode") = true, "Training mode (dropout drops), for children too. Returns the layer.")
+      .def("eval", [](py::object self) {
+             self.cast<Layer&>().eval();
+             return self;
+           },
+           "Evaluation mode, for children too. Returns the layer.")
+      .def_property_readonly("training", &Layer::training, "Whether the layer is in training mode.")
+      .def("state_dict", &state_dict, "Copies of all parameters by name; PyTorch's names and layouts.")
+      .def("load_state_dict", &load_state_dict, py::arg("state"), R"doc(
+Set all parameters from a dict of arrays. Names and shapes must match exactly: ValueError or ShapeError, and
+nothing changed, where they do not.
+)doc")
+      .def_property_readonly("kind", &Layer::kind, "The layer's class name.")
+      .def("children", &Layer::children, "The layers inside, in order.")
+      .def("__repr__", [](const Layer& layer) { return repr(layer); })
+      .def("_predict", &predict, py::arg("x"), py::arg("batch_size"))
+      .def("_summary", &summary, py::arg("input_shape"));
+}
+
+}  // namespace deepnet::python

@@ -1,0 +1,124 @@
+#include "numpy_view.hpp"
+
+namespace deepnet::python {
+namespace {
+
+Shape shape_of(const py::array& array, const std::string& what) {
+  if (array.ndim() > Shape::max_rank) {
+    throw ShapeError("[" + what + "] expected at most " + std::to_string(Shape::max_rank) + " axes, got " +
+                     std::to_string(array.ndim()));
+  }
+  Shape shape;
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) shape.push_back(array.shape(i));
+  return shape;
+}
+
+// The reference is dropped wherever the last Tensor dies, perhaps without the GIL.
+std::shared_ptr<void> keep_alive(const py::object& object) {
+  return {object.inc_ref().ptr(), [](void* p) {
+            py::gil_scoped_acquire gil;
+            Py_DECREF(static_cast<PyObject*>(p));
+          }};
+}
+
+bool borrowable(const py::array& array, const py::dtype& type, char kind, py::ssize_t size) {
+  constexpr int wanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  return type.kind() == kind && type.itemsize() == size && (type.byteorder() == '=' || type.byteorder() == '|') &&
+         (array.flags() & wanted) == wanted;
+}
+
+py::array to_array(py::handle object, const std::string& what) {
+  if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+  py::array array = py::array::ensure(py::reinterpret_borrow<py::object>(object));
+  if (!array) {
+    PyErr_Clear();
+    throw TypeError("[" + what + "] expected an array, got " + std::string(py::str(py::type::of(object).attr("__name__"))));
+  }
+  return array;
+}
+
+Tensor borrow(const py::array& array, DType type, const std::string& what) {
+  return Tensor::borrow(const_cast<void*>(array.data()), shape_of(array, what), type, keep_alive(array));
+}
+
+[[noreturn]] void wrong_dtype(const std::string& what, const char* expected, const py::dtype& type) {
+  throw TypeError("[" + what + "] expected " + expected + ", got dtype " + std::string(py::str(type)));
+}
+
+Tensor float_of(const py::array& array, const std::string& what) {
+  const py::dtype type = array.dtype();
+  if (borrowable(array, type, 'f', 4)) return borrow(array, DType::float32, what);
+  if (std::string("biuf").find(type.kind()) == std::string::npos) wrong_dtype(what, "an array of real numbers", type);
+  auto converted = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(array);
+  if (!converted) throw py::error_already_set();
+  return borrow(converted, DType::float32, what);
+}
+
+Tensor labels_of(const py::array& array, const std::string& what) {
+  const py::dtype type = array.dtype();
+  if (borrowable(array, type, 'i', 8)) return borrow(array, DType::int64, what);
+  if (type.kind() != 'i' && type.kind() != 'u') wrong_dtype(what, "integers", type);
+  auto converted = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
+  if (!converted) throw py::error_already_set();
+  return borrow(converted, DType::int64, what);
+}
+
+}  // namespace
+
+Tensor as_float(py::handle object, const std::string& what) { return float_of(to_array(object, what), what); }
+
+Tensor as_labels(py::handle object, const std::string& what) { return labels_of(to_array(object, what), what); }
+
+Tensor as_target(py::handle object, const Loss& loss) {
+  const std::string what = loss.kind();
+  const py::array array = to_array(object, what);
+  const char kind = array.dtype().kind();
+  return loss.takes_labels() && (kind == 'i' || kind == 'u') ? labels_of(array, what) : float_of(array, what);
+}
+
+py::array as_view(const Tensor& tensor, py::handle owner) {
+  const std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
+  if (tensor.dtype() == DType::int64) return py::array_t<std::int64_t>(shape, tensor.labels(), owner);
+  return py::array_t<float>(shape, tensor.data(), owner);
+}
+
+py::array as_array(const Tensor& tensor) {
+  auto* owner = new std::shared_ptr<void>(tensor.owner());
+  const py::capsule capsule(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
+  return as_view(tensor, capsule);
+}
+
+py::tuple as_tuple(const Shape& shape) {
+  py::tuple tuple(static_cast<std::size_t>(shape.rank()));
+  for (int i = 0; i < shape.rank(); ++i) tuple[static_cast<std::size_t>(i)] = shape[i];
+  return tuple;
+}
+
+Size2 as_size2(py::handle object, const char* layer, const char* argument) {
+  const auto whole = [&](py::handle number) -> Index {
+    py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(number.ptr()));
+    if (!index) {
+      PyErr_Clear();
+      throw TypeError("[" + std::string(layer) + "] expected " + argument + " to be an int or a pair of ints, got " +
+                      std::string(py::str(py::repr(object))));
+    }
+    const long long value = PyLong_AsLongLong(index.ptr());
+    if (value == -1 && PyErr_Occurred()) {
+      PyErr_Clear();
+      throw ValueError("[" + std::string(layer) + "] expected " + argument + " to fit 64 bits, got " +
+                       std::string(py::str(object)));
+    }
+    return value;
+  };
+  if (py::isinstance<py::sequence>(object) && !py::isinstance<py::str>(object)) {
+    const auto pair = py::reinterpret_borrow<py::sequence>(object);
+    if (pair.size() != 2) {
+      throw ValueError("[" + std::string(layer) + "] expected " + argument + " to be an int or a pair of ints, got " +
+                       std::to_string(pair.size()) + " of them");
+    }
+    return {whole(pair[0]), whole(pair[1])};
+  }
+  return {whole(object)};
+}
+
+}  // namespace deepnet::python

@@ -1,0 +1,34 @@
+// The one copy policy between NumPy and Tensor.
+//   In:  float32, C-contiguous, aligned arrays are borrowed; other real ones are converted once; complex, object, text: TypeError.
+//   Out: a new array over the Tensor's own memory.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include <deepnet/deepnet.hpp>
+
+namespace deepnet::python {
+
+namespace py = pybind11;
+
+/// `what` opens error messages: "Conv2d", "Trainer". The Tensor keeps the array alive.
+Tensor as_float(py::handle object, const std::string& what);
+/// Any integer dtype, as int64.
+Tensor as_labels(py::handle object, const std::string& what);
+/// Integers as labels where the loss takes labels; everything else as float32.
+Tensor as_target(py::handle object, const Loss& loss);
+
+/// An array over the Tensor's memory, which it keeps alive.
+py::array as_array(const Tensor& tensor);
+/// An array over memory that `owner` keeps alive.
+py::array as_view(const Tensor& tensor, py::handle owner);
+
+py::tuple as_tuple(const Shape& shape);
+/// An int for both, or a pair.
+Size2 as_size2(py::handle object, const char* layer, const char* argument);
+
+}  // namespace deepnet::python

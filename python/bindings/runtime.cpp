@@ -1,0 +1,97 @@
+// runtime.hpp and error.hpp: exceptions, threads, instruction set, seed.
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "bindings.hpp"
+
+namespace deepnet::python {
+namespace {
+
+// with deepnet.threads(n): ...
+class Threads {
+ public:
+  explicit Threads(int n) : n_(n) { ThreadScope check(n); }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+  void enter() { scopes_.push_back(std::make_unique<ThreadScope>(n_)); }
+  void exit() {
+    if (!scopes_.empty()) scopes_.pop_back();
+  }
+
+ private:
+  int n_;
+  std::vector<std::unique_ptr<ThreadScope>> scopes_;
+};
+
+}  // namespace
+
+void bind_errors(py::module_& m) {
+  static py::handle shape_error = py::exception<ShapeError>(m, "ShapeError", PyExc_ValueError).release();
+  shape_error.attr("__module__") = "deepnet";
+  shape_error.attr("__doc__") = "Arrays whose shapes do not fit the layer or each other; a ValueError.";
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const ShapeError& e) {
+      PyErr_SetString(shape_error.ptr(), e.what());
+    } catch (const ValueError& e) {
+      PyErr_SetString(PyExc_ValueError, e.what());
+    } catch (const TypeError& e) {
+      PyErr_SetString(PyExc_TypeError, e.what());
+    } catch (const StateError& e) {
+      PyErr_SetString(PyExc_RuntimeError, e.what());
+    } catch (const NonFiniteError& e) {
+      PyErr_SetString(PyExc_FloatingPointError, e.what());
+    } catch (const FileError& e) {
+      // OSError(errno, text) makes itself a FileNotFoundError, PermissionError, ...
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.error_number, e.what()).ptr());
+    }
+  });
+}
+
+void bind_runtime(py::module_& m) {
+  m.def("manual_seed", &manual_seed, py::arg("seed"), R"doc(
+Seed initial weights and dropout. The same seed and calls give the same bits.
+
+Parameters
+----------
+seed : int
+    0 <= seed < 2**64.
+
+Examples
+--------
+>>> import deepnet as dn
+>>> dn.manual_seed(0)
+)doc");
+  m.def("set_num_threads", &set_num_threads, py::arg("n"), R"doc(
+Set how many threads native work may use, from now on and everywhere. Results have the same bits for any number.
+
+The default is the least of CPU affinity, the control group's quota and ``OMP_NUM_THREADS``.
+)doc");
+  m.def("get_num_threads", &get_num_threads, "How many threads native work of this thread may use.");
+  py::class_<Threads>(m, "threads", R"doc(
+Context manager: native work called by this thread uses n threads.
+
+Examples
+--------
+>>> import deepnet as dn
+>>> with dn.threads(1):
+...     dn.get_num_threads()
+1
+)doc")
+      .def(py::init<int>(), py::arg("n"))
+      .def("__enter__",
+           [](Threads& self) -> Threads& {
+             self.enter();
+             return self;
+           },
+           py::return_value_policy::reference)
+      .def("__exit__", [](Threads& self, const py::args&) { self.exit(); });
+  m.def("active_isa", &active_isa,
+        "The instruction set in use: \"generic\", \"avx2\", \"avx512\" or \"neon\". DEEPNET_ISA forces a lower one.");
+  m.def("available_isas", &available_isas, "The instruction sets that this build has and this machine runs, best first.");
+  m.def("config_text", &config_text, "Version, compiler, instruction set and threads, a line each.");
+}
+
+}  // namespace deepnet::python

@@ -1,0 +1,61 @@
+// trainer.hpp
+#include "bindings.hpp"
+
+namespace deepnet::python {
+namespace {
+
+float step(Trainer& trainer, py::handle x, py::handle target) {
+  const Tensor input = as_float(x, "Trainer"), wanted = as_target(target, *trainer.loss());
+  py::gil_scoped_release release;
+  return trainer.step(input, wanted);
+}
+
+float step_rows(Trainer& trainer, py::handle x, py::handle target, py::handle order, Index begin, Index end) {
+  const Tensor input = as_float(x, "Trainer"), wanted = as_target(target, *trainer.loss());
+  const Tensor rows = as_labels(order, "Trainer");
+  py::gil_scoped_release release;
+  return trainer.step_rows(input, wanted, rows, begin, end);
+}
+
+}  // namespace
+
+void bind_trainer(py::module_& m) {
+  py::class_<Trainer, py::smart_holder>(m, "Trainer", R"doc(
+Forward, loss, backward and update as one native call, without the GIL.
+
+Parameters
+----------
+net : Layer
+loss : Loss
+optimizer : Optimizer
+
+Examples
+--------
+>>> import numpy as np
+>>> import deepnet as dn
+>>> from deepnet import nn, optim
+>>> net = nn.Sequential(nn.Linear(2, 1))
+>>> trainer = dn.Trainer(net, nn.MSELoss(), optim.SGD(lr=0.1))
+>>> x, y = np.ones((4, 2)), np.ones((4, 1))
+>>> first = trainer.step(x, y)
+>>> trainer.step(x, y) < first
+True
+)doc")
+      .def(py::init([](const LayerPtr& net, const std::shared_ptr<Loss>& loss, const std::shared_ptr<Optimizer>& optimizer) {
+             return std::make_shared<Trainer>(Model(net), loss, optimizer);
+           }),
+           py::arg("net"), py::arg("loss"), py::arg("optimizer"))
+      .def("step", &step, py::arg("x"), py::arg("y"), R"doc(
+One step on a batch, in training mode; returns the loss before the update. Gradients are this step's alone.
+
+Raises FloatingPointError, the weights unchanged, where the loss is not finite.
+)doc")
+      .def("_step_rows", &step_rows, py::arg("x"), py::arg("y"), py::arg("order"), py::arg("begin"), py::arg("end"))
+      .def_property_readonly("last_correct", &Trainer::last_correct,
+                             "How many rows of the last step were classified rightly; -1 without labels.")
+      .def_property_readonly("net", [](const Trainer& t) { return t.model().layer(); })
+      .def_property_readonly("loss", &Trainer::loss)
+      .def_property_readonly("optimizer", &Trainer::optimizer);
+}
+
+}  // namespace deepnet::python

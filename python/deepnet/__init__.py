@@ -1,0 +1,133 @@
+"""Deep learning from first principles: layers that know only their own input and output.
+
+>>> import numpy as np
+>>> import deepnet as dn
+>>> from deepnet import nn, optim
+>>> layer = nn.Linear(3, 2)
+>>> y = layer(np.ones((4, 3)))              # forward
+>>> dx = layer.backward(np.ones_like(y))    # dE/dy in, dE/dx out, dE/dW added to each parameter's .grad
+
+``deepnet.nn`` has the layers and losses, ``deepnet.optim`` the optimizers, ``deepnet.data`` the data sets,
+``deepnet.image`` the convolution of a kernel over an array.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+from deepnet import _core, nn, optim
+from deepnet._core import (
+    Parameter,
+    ShapeError,
+    Trainer,
+    __version__,
+    active_isa,
+    available_isas,
+    get_num_threads,
+    manual_seed,
+    set_num_threads,
+    threads,
+)
+
+if TYPE_CHECKING:
+    from deepnet import callbacks, data, image
+    from deepnet._gradcheck import GradientError, gradcheck
+
+__all__ = [
+    "GradientError",
+    "Parameter",
+    "ShapeError",
+    "Trainer",
+    "__version__",
+    "active_isa",
+    "available_isas",
+    "callbacks",
+    "cmake_dir",
+    "data",
+    "get_num_threads",
+    "gradcheck",
+    "image",
+    "load",
+    "load_optimizer_state",
+    "manual_seed",
+    "nn",
+    "optim",
+    "set_num_threads",
+    "show_config",
+    "threads",
+]
+
+# What `import deepnet` need not pay for: name -> module that has it, or is it.
+_LAZY = {
+    "GradientError": "deepnet._gradcheck",
+    "callbacks": "deepnet.callbacks",
+    "data": "deepnet.data",
+    "gradcheck": "deepnet._gradcheck",
+    "image": "deepnet.image",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'deepnet' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    value = getattr(module, name, module)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def load(path: str | os.PathLike[str]) -> nn.Layer:
+    """Read a network, structure and weights, from a file that :meth:`Layer.save <deepnet.nn.Layer.save>` wrote.
+
+    Nothing in the file is executed, and nothing of the size that it claims is allocated before it is checked.
+
+    Raises
+    ------
+    ValueError
+        The file is malformed, or holds weights without a structure.
+    OSError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> net = dn.load("m.safetensors")
+    """
+    return _core.load(os.fspath(path))
+
+
+def load_optimizer_state(net: nn.Layer, optimizer: optim.Optimizer, path: str | os.PathLike[str]) -> None:
+    """Put the optimizer's state of a file that was saved with one into `optimizer`, for the network loaded from it.
+
+    >>> net = dn.load("m.safetensors")
+    >>> dn.load_optimizer_state(net, optimizer, "m.safetensors")
+    """
+    _core.load_optimizer_state(net, optimizer, os.fspath(path))
+
+
+def show_config() -> None:
+    """Print the version, compiler, instruction sets and threads that this build and machine have."""
+    print(_core.config_text().rstrip())
+
+
+def cmake_dir() -> str:
+    """Tell the folder in which CMake's ``find_package(deepnet CONFIG)`` finds the C++ library.
+
+    Raises
+    ------
+    RuntimeError
+        This installation has no C++ package.
+    """
+    from pathlib import Path
+
+    # An editable install has two folders: the sources', and the one of what was built.
+    for root in __path__:
+        folder = Path(root).resolve() / "lib" / "cmake" / "deepnet"
+        if (folder / "deepnetConfig.cmake").is_file():
+            return str(folder)
+    raise RuntimeError(f"[cmake_dir] no lib/cmake/deepnet/deepnetConfig.cmake in {list(__path__)}")

@@ -1,0 +1,112 @@
+"""Where training and evaluation get their rows from: two arrays, or batches that the caller made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deepnet._core import BCEWithLogitsLoss, Loss, MSELoss, ShapeError, Trainer
+
+_REAL_TARGETS = (MSELoss, BCEWithLogitsLoss)
+
+
+class Step(NamedTuple):
+    """What one batch of training came to."""
+
+    loss: float
+    rows: int
+    labels: int
+
+
+class ArraySource:
+    """Batches of rows of two arrays, in a new order each epoch where there is a random generator."""
+
+    def __init__(
+        self, where: str, x: Any, y: ArrayLike, loss: Loss, batch_size: int, random: np.random.Generator | None = None
+    ) -> None:
+        self._x, self._y = _pair(where, "", x, y, loss)
+        if not len(self._x):
+            raise ValueError(f"[{where}] expected at least one row of data, got x of shape {self._x.shape}")
+        self.samples: int | None = len(self._x)
+        self._batch_size = batch_size
+        self._random = random
+        self._order = np.arange(len(self._x), dtype=np.int64)
+
+    def steps(self, trainer: Trainer) -> Iterator[Step]:
+        """Train on every batch of one epoch."""
+        if self._random is not None:
+            self._order = self._random.permutation(len(self._x))
+        step, x, y, order, rows = trainer._step_rows, self._x, self._y, self._order, len(self._x)
+        labels = y.size // rows
+        for begin in range(0, rows, self._batch_size):
+            end = min(begin + self._batch_size, rows)
+            yield Step(step(x, y, order, begin, end), end - begin, labels * (end - begin))
+
+    def batches(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """All rows in order, as views."""
+        for begin in range(0, len(self._x), self._batch_size):
+            rows = slice(begin, begin + self._batch_size)
+            yield self._x[rows], self._y[rows]
+
+
+class BatchSource:
+    """Batches that the caller made, walked once an epoch."""
+
+    def __init__(self, where: str, batches: Any, loss: Loss, epochs: int = 1) -> None:
+        if isinstance(batches, np.ndarray) or not isinstance(batches, Iterable):
+            raise TypeError(
+                f"[{where}] expected arrays x and y, or an iterable of batches (x, y), got only {_describe(batches)}"
+            )
+        if epochs > 1 and isinstance(batches, Iterator):
+            raise ValueError(
+                f"[{where}] expected batches that can be walked {epochs} times, such as a list or an object whose "
+                f"__iter__ starts anew, got a {type(batches).__name__}, which is used up after one epoch"
+            )
+        self.samples: int | None = None
+        self._where = where
+        self._source = batches
+        self._loss = loss
+
+    def steps(self, trainer: Trainer) -> Iterator[Step]:
+        """Train on every batch of one epoch."""
+        for x, y in self.batches():
+            yield Step(trainer.step(x, y), len(y), y.size)
+
+    def batches(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """The batches, checked."""
+        for number, batch in enumerate(self._source, start=1):
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(f"[{self._where}] expected batch {number} to be a pair (x, y), got {_describe(batch)}")
+            x, y = batch
+            yield _pair(self._where, f" of batch {number}", x, y, self._loss)
+
+
+Source: TypeAlias = ArraySource | BatchSource
+
+
+def _pair(where: str, which: str, x: Any, y: Any, loss: Loss) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Inputs as float32; targets as int64 labels or float32 numbers, whichever their type and the loss ask for.
+
+    Conversion happens here, once, and not at every step.
+    """
+    inputs, targets = np.asarray(x), np.asarray(y)
+    for name, array in (("x", inputs), ("y", targets)):
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"[{where}] expected {name}{which} to be an array of real numbers, got dtype {array.dtype}")
+    if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
+        raise ShapeError(
+            f"[{where}] expected x and y{which} with the same number of rows, "
+            f"got shapes {inputs.shape} and {targets.shape}"
+        )
+    labels = targets.dtype.kind in "iu" and not isinstance(loss, _REAL_TARGETS)
+    return (
+        np.ascontiguousarray(inputs, dtype=np.float32),
+        np.ascontiguousarray(targets, dtype=np.int64 if labels else np.float32),
+    )
+
+
+def _describe(value: Any) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"

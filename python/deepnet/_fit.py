@@ -1,0 +1,341 @@
+"""``fit``, ``predict``, ``evaluate`` and ``save``: the methods that every layer gains in Python.
+
+All work happens in :class:`deepnet.Trainer`; what is here chooses batches, keeps the books and stays out of
+the way: per batch it costs about a microsecond.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnet import _core, _progress
+from deepnet._batches import ArraySource, BatchSource, Source
+from deepnet._core import Layer, Loss, Optimizer, Trainer
+from deepnet._summary import summary
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from deepnet.callbacks import CallbackLike, CallbackList
+
+_LOSSES: dict[str, type[Loss]] = {
+    "cross_entropy": _core.CrossEntropyLoss,
+    "nll": _core.NLLLoss,
+    "mse": _core.MSELoss,
+    "bce_with_logits": _core.BCEWithLogitsLoss,
+}
+_EVALUATION_BATCH = 256
+
+
+class History(dict[str, list[float]]):
+    """What happened in ``fit``: ``history["loss"]``, ``["accuracy"]``, ``["val_loss"]``, ``["val_accuracy"]``.
+
+    Each is a list with one entry an epoch. Accuracies are there where the targets were labels, the val_
+    entries where there was validation data.
+
+    Attributes
+    ----------
+    seconds
+        Time each epoch took, validation included.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that were finished."""
+        return len(self.seconds)
+
+    def append(self, logs: dict[str, float], seconds: float) -> None:
+        """Add the figures of one epoch."""
+        for name, value in logs.items():
+            self.setdefault(name, []).append(value)
+        self.seconds.append(seconds)
+
+    def __repr__(self) -> str:
+        last = _progress.format_logs({name: values[-1] for name, values in self.items()})
+        return f"<History: {self.epochs} epochs, {sum(self.seconds):.1f} s{', ' + last if last else ''}>"
+
+
+def fit(
+    self: Layer,
+    x: Any,
+    y: ArrayLike | None = None,
+    *,
+    loss: Loss | str | None = None,
+    optimizer: Optimizer | str | None = None,
+    epochs: int = 1,
+    batch_size: int = 32,
+    validation_data: Any = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    callbacks: CallbackLike | Iterable[CallbackLike] = (),
+    progress: bool = True,
+) -> History:
+    """Train the network.
+
+    Parameters
+    ----------
+    x, y
+        Inputs of shape (N, ...) and targets of shape (N, ...): integer labels, soft labels of shape (N, C), or real
+        numbers. Or, without `y`, an iterable of batches ``(x, y)`` that can be walked once an epoch, such as a list.
+    loss
+        A loss or its name: "cross_entropy", "nll", "mse", "bce_with_logits". By default cross entropy, but mean
+        squared error where `y` is an array of floats.
+    optimizer
+        An optimizer or its name, "sgd". By default ``SGD(lr=0.01, momentum=0.9)``.
+    epochs, batch_size
+        Walks over the data, and rows a step. The last batch of an epoch may be smaller; none is dropped.
+    validation_data
+        A pair ``(x, y)`` of arrays, or an iterable of batches, to evaluate after each epoch.
+    shuffle, seed
+        Take the rows in a new random order each epoch, which `seed` decides. An iterable's order is its own.
+        Initial weights and dropout follow :func:`deepnet.manual_seed` instead.
+    callbacks
+        Functions ``callback(epoch, logs)`` or objects with the methods of :mod:`deepnet.callbacks`.
+    progress
+        Draw a progress bar with loss, accuracy and samples per second on standard error.
+
+    Returns
+    -------
+    History
+        Lists by name, one entry an epoch. Also left in ``net.history``, where Ctrl-C leaves it too.
+
+    Raises
+    ------
+    ShapeError
+        Rows of `x` and `y` differ in number, or do not fit the network or the loss.
+    TypeError
+        Complex or object arrays, class labels that are floats.
+    ValueError
+        No data, ``epochs`` or ``batch_size`` below 1, labels out of range, an iterable that can be walked only once.
+    FloatingPointError
+        The loss is not finite; the message says where that began. The weights are those before that batch.
+
+    Notes
+    -----
+    Ctrl-C ends training between two batches with a KeyboardInterrupt; the network is usable and in the mode
+    (training or evaluation) in which fit found it.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 3))
+    >>> history = net.fit(x, y, loss="cross_entropy", optimizer=optim.SGD(0.1, 0.9), epochs=5, batch_size=64)
+    >>> history["loss"]
+    """
+    from deepnet.callbacks import CallbackList
+
+    _at_least_one("fit", epochs=epochs, batch_size=batch_size)
+    hooks = CallbackList(callbacks)
+    chosen_loss = _choose_loss("fit", loss, y)
+    trainer = Trainer(self, chosen_loss, _choose_optimizer(optimizer))
+    source: Source
+    if y is None:
+        source = BatchSource("fit", x, chosen_loss, epochs)
+    else:
+        source = ArraySource("fit", x, y, chosen_loss, batch_size, np.random.default_rng(seed) if shuffle else None)
+    validation = None if validation_data is None else _validation_source(validation_data, chosen_loss, epochs)
+
+    self._loss = chosen_loss
+    self.history = history = History()
+    modes = _modes(self)
+    bar = _progress.Progress(progress, epochs, source.samples)
+    try:
+        self.train()
+        _train(trainer, source, validation, epochs, hooks, bar, history)
+    finally:
+        bar.close()
+        for layer, mode in modes:
+            layer.train(mode)
+        hooks.call("on_fit_end", history)
+    return history
+
+
+def predict(self: Layer, x: ArrayLike, batch_size: int = 256) -> NDArray[np.float32]:
+    """Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time.
+
+    N may be 0. The mode of the network does not change.
+
+    >>> labels = net.predict(images).argmax(axis=1)
+    """
+    _at_least_one("predict", batch_size=batch_size)
+    return self._predict(x, batch_size)
+
+
+def evaluate(
+    self: Layer, x: Any, y: ArrayLike | None = None, *, loss: Loss | str | None = None, batch_size: int = 256
+) -> dict[str, float]:
+    """Mean loss over the data, and accuracy where the targets are labels, in evaluation mode.
+
+    Parameters
+    ----------
+    x, y
+        Arrays, or without `y` an iterable of batches ``(x, y)``.
+    loss
+        As in :func:`fit`; by default the loss of the last fit of this network.
+
+    Returns
+    -------
+    dict
+        ``{"loss": ..., "accuracy": ...}``
+
+    Examples
+    --------
+    >>> net.evaluate(x_test, y_test)["accuracy"]
+    """
+    _at_least_one("evaluate", batch_size=batch_size)
+    chosen_loss = _choose_loss("evaluate", self._loss if loss is None else loss, y)
+    source: Source
+    if y is None:
+        source = BatchSource("evaluate", x, chosen_loss)
+    else:
+        source = ArraySource("evaluate", x, y, chosen_loss, batch_size)
+    return _scores(self, source, chosen_loss, batch_size)
+
+
+def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None = None) -> None:
+    """Write structure and weights, and the optimizer's state if given, to a safetensors file.
+
+    The file is replaced whole: a crash leaves the old one or the new one. :func:`deepnet.load` reads it back.
+
+    >>> net.save("m.safetensors")
+    """
+    _core.save(self, os.fspath(path), optimizer)
+
+
+def attach(layer: type[Layer]) -> None:
+    """Give the layer class its training methods."""
+    for method in (fit, predict, evaluate, summary, save):
+        setattr(layer, method.__name__, method)
+    layer.history = None  # the History of the last fit, also of one that was interrupted
+    layer._loss = None  # that of the last fit, which evaluate uses
+
+
+def _train(
+    trainer: Trainer,
+    source: Source,
+    validation: Source | None,
+    epochs: int,
+    hooks: CallbackList,
+    bar: _progress.Progress,
+    history: History,
+) -> None:
+    """All epochs, or until a callback asks to stop."""
+    if hooks.call("on_fit_begin", trainer):
+        return
+    for epoch in range(epochs):
+        begin = time.perf_counter()
+        if hooks.call("on_epoch_begin", epoch):
+            return
+        bar.begin(epoch)
+        logs, samples, stop = _train_epoch(trainer, source, f"epoch {epoch + 1} of {epochs}", hooks, bar)
+        if validation is not None:
+            trainer.net.eval()
+            scores = _scores(trainer.net, validation, trainer.loss)
+            trainer.net.train()
+            logs.update({f"val_{name}": value for name, value in scores.items()})
+        bar.end(samples, logs)
+        history.append(logs, time.perf_counter() - begin)
+        if hooks.call("on_epoch_end", epoch, logs) or stop:
+            return
+
+
+def _train_epoch(
+    trainer: Trainer, source: Source, title: str, hooks: CallbackList, bar: _progress.Progress
+) -> tuple[dict[str, float], int, bool]:
+    """One epoch: its mean loss and accuracy, the number of samples, and whether a callback asked to stop."""
+    total, rows, correct, labels, batch, stop = 0.0, 0, 0, 0, 0, False
+    each_batch = hooks.has("on_batch_end")
+    clock = time.perf_counter
+    due = clock() + _progress.INTERVAL
+
+    def logs() -> dict[str, float]:
+        # A batch without labels makes last_correct -1, so that any such epoch ends below zero: no accuracy.
+        return {"loss": total / rows, **({"accuracy": correct / labels} if correct >= 0 else {})}
+
+    try:
+        for loss, batch_rows, batch_labels in source.steps(trainer):
+            total += loss * batch_rows
+            rows += batch_rows
+            labels += batch_labels
+            batch_correct = trainer.last_correct
+            correct = correct + batch_correct if batch_correct >= 0 <= correct else -1
+            batch += 1
+            if each_batch and hooks.call("on_batch_end", batch - 1, {"loss": loss, "size": batch_rows}):
+                stop = True
+                break
+            if clock() >= due:
+                bar.update(rows, logs())
+                due = clock() + _progress.INTERVAL
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error} ({title}, batch {batch + 1})") from error
+    if rows == 0:
+        raise ValueError(f"[fit] expected data in {title}, got no batches")
+    return logs(), rows, stop
+
+
+def _validation_source(data: Any, loss: Loss, epochs: int) -> Source:
+    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], (tuple, list)):
+        return ArraySource("fit: validation_data", *data, loss, _EVALUATION_BATCH)
+    return BatchSource("fit: validation_data", data, loss, epochs)
+
+
+def _scores(net: Layer, source: Source, loss: Loss, batch_size: int = _EVALUATION_BATCH) -> dict[str, float]:
+    """Mean loss, and accuracy where targets are labels."""
+    total, rows, correct, labels = 0.0, 0, 0, 0
+    for x, y in source.batches():
+        output = net._predict(x, batch_size)
+        total += loss(output, y) * len(y)
+        rows += len(y)
+        if y.dtype == np.int64:
+            correct += _core.count_correct(output, y)
+            labels += y.size
+    if rows == 0:
+        raise ValueError("[evaluate] expected data, got no rows")
+    return {"loss": total / rows, **({"accuracy": correct / labels} if labels else {})}
+
+
+def _choose_loss(where: str, loss: Loss | str | None, y: ArrayLike | None) -> Loss:
+    if isinstance(loss, Loss):
+        return loss
+    if loss is None:
+        real = y is not None and np.asarray(y).dtype.kind == "f"
+        return _core.MSELoss() if real else _core.CrossEntropyLoss()
+    if isinstance(loss, str) and loss in _LOSSES:
+        return _LOSSES[loss]()
+    raise (ValueError if isinstance(loss, str) else TypeError)(
+        f"[{where}] expected loss to be a Loss or one of {sorted(_LOSSES)}, got {loss!r}"
+    )
+
+
+def _choose_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if optimizer is None or optimizer == "sgd":
+        return _core.SGD(lr=0.01, momentum=0.9)
+    raise (ValueError if isinstance(optimizer, str) else TypeError)(
+        f"[fit] expected optimizer to be an Optimizer or 'sgd', got {optimizer!r}"
+    )
+
+
+def _modes(layer: Layer) -> list[tuple[Layer, bool]]:
+    """The modes of a layer and all below it, outermost first: setting them in this order restores each."""
+    modes = [(layer, layer.training)]
+    for child in layer.children():
+        modes += _modes(child)
+    return modes
+
+
+def _at_least_one(where: str, **values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise TypeError(f"[{where}] expected {name} to be an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"[{where}] expected {name} >= 1, got {value}")

@@ -1,0 +1,65 @@
+"""Layers, losses and initial weights.
+
+A layer knows nothing of its neighbours: given its input it makes its output; given dE/dOutput it makes
+dE/dInput for the layer below and adds dE/dW to its own parameters' gradients.
+"""
+
+from deepnet import _fit
+from deepnet._core import (
+    ELU,
+    GELU,
+    AvgPool2d,
+    BCEWithLogitsLoss,
+    Conv2d,
+    CrossEntropyLoss,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    Layer,
+    LeakyReLU,
+    Linear,
+    LogSoftmax,
+    Loss,
+    MaxPool2d,
+    MSELoss,
+    NLLLoss,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from deepnet.nn import init
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "AvgPool2d",
+    "BCEWithLogitsLoss",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "Layer",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "Loss",
+    "MSELoss",
+    "MaxPool2d",
+    "NLLLoss",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "init",
+]
+
+# The training methods are Python; every layer, native or not, has them.
+_fit.attach(Layer)

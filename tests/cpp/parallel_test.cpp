@@ -1,0 +1,92 @@
+// parallel_for, and what threads must not disturb.
+#include "parallel.hpp"
+
+#include <atomic>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include <deepnet/runtime.hpp>
+
+#include "check.hpp"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
+using namespace deepnet;
+
+namespace {
+
+double alternating_sum(Index n) {
+  return parallel_sum(n, 1000, [](Index begin, Index end) {
+    double sum = 0.0;
+    for (Index i = begin; i < end; ++i) sum += (i % 2 ? -1.0 : 1.0) / static_cast<double>(i + 1);
+    return sum;
+  });
+}
+
+}  // namespace
+
+TEST(every_item_is_visited_once) {
+  const ThreadScope scope(3);
+  for (const Index n : {0, 1, 7, 1000, 1001}) {
+    std::vector<std::atomic<int>> visits(static_cast<std::size_t>(n));
+    parallel_for(n, 10, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) ++visits[static_cast<std::size_t>(i)];
+    });
+    int wrong = 0;
+    for (const auto& count : visits) wrong += count != 1;
+    CHECK(wrong == 0);
+  }
+}
+
+TEST(sums_have_the_same_bits_for_any_number_of_threads) {
+  const double expected = [] {
+    const ThreadScope scope(1);
+    return alternating_sum(1'000'003);
+  }();
+  for (const int threads : {2, 3, 8}) {
+    const ThreadScope scope(threads);
+    CHECK(alternating_sum(1'000'003) == expected);
+  }
+}
+
+TEST(exceptions_arrive) {
+  const ThreadScope scope(4);
+  CHECK_THROWS(std::out_of_range, parallel_for(100, 1, [](Index begin, Index) {
+                 if (begin == 57) throw std::out_of_range("57");
+               }));
+}
+
+TEST(denormals_are_flushed_only_inside) {
+  volatile float tiny = 1e-30f;
+  {
+    const FlushDenormals flush;
+    CHECK(tiny * 1e-10f == 0.0f);
+  }
+  CHECK(tiny * 1e-10f != 0.0f);
+}
+
+TEST(thread_numbers_are_scoped) {
+  set_num_threads(2);
+  {
+    const ThreadScope scope(5);
+    CHECK(get_num_threads() == 5);
+  }
+  CHECK(get_num_threads() == 2);
+  CHECK_THROWS(std::exception, set_num_threads(0));
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+TEST(a_forked_child_works_alone) {
+  const ThreadScope scope(4);
+  const double expected = alternating_sum(1'000'003);
+  const pid_t child = fork();
+  if (child == 0) _exit(alternating_sum(1'000'003) == expected ? 0 : 1);
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
+#endif

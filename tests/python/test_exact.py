@@ -1,0 +1,82 @@
+"""Small whole numbers add and multiply without rounding: convolution and matrix product must give exactly the integer
+answer, forward and backward, whatever the order of their sums, on every instruction set of this machine."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import cases
+import deepnet as dn
+import reference
+from checks import HERE, integers, seeded_rng
+from deepnet import nn
+
+
+def run_on_integers(case):
+    """Inputs and results of a layer whose numbers are all whole; sums stay far below 2^24."""
+    rng, layer = seeded_rng(case), case.build()
+    for p in layer.parameters().values():
+        p.data[...] = integers(rng, p.data.shape)
+    x = integers(rng, case.shape)
+    y = layer(x)
+    dy = integers(rng, y.shape)
+    return layer, x, y, dy, layer.backward(dy)
+
+
+def assert_exact(layer, y, dx, want_y, want_dx, want_dw):
+    np.testing.assert_array_equal(y, want_y)
+    np.testing.assert_array_equal(dx, want_dx)
+    for (name, p), want in zip(layer.parameters().items(), want_dw, strict=False):
+        np.testing.assert_array_equal(p.grad, want, err_msg=name)
+
+
+@pytest.mark.parametrize("case", cases.cases_of(cases.LINEAR), ids=str)
+def test_linear(case):
+    layer, x, y, dy, dx = run_on_integers(case)
+    weight = np.float64(layer.parameters()["weight"].data)
+    want_dx, *want_dw = reference.linear_backward(np.float64(x), weight, np.float64(dy))
+    assert_exact(layer, y, dx, case.reference(x, layer.state_dict()), want_dx, want_dw)
+
+
+@pytest.mark.parametrize("case", cases.cases_of(cases.CONV2D), ids=str)
+def test_conv2d(case):
+    layer, x, y, dy, dx = run_on_integers(case)
+    weight = np.float64(layer.parameters()["weight"].data)
+    options = {k: v for k, v in case.arguments.items() if k in ("stride", "padding", "dilation", "groups")}
+    want_dx, *want_dw = reference.conv2d_backward(np.float64(x), weight, np.float64(dy), **options)
+    assert_exact(layer, y, dx, case.reference(x, layer.state_dict()), want_dx, want_dw)
+
+
+# Larger than the blocks of a cache-blocked product, with a remainder along every axis.
+@pytest.mark.parametrize(("n", "i", "o"), [(300, 1025, 17), (1031, 37, 130), (7, 4099, 515), (67, 519, 1033)])
+def test_linear_across_blocks(n, i, o, rng):
+    layer = nn.Linear(i, o)
+    weight, bias = integers(rng, (o, i)), integers(rng, o)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    x, dy = integers(rng, (n, i)), integers(rng, (n, o))
+    y = layer(x)
+    # float64 through BLAS, exact too, and quick.
+    wide_x, wide_w, wide_dy = np.float64(x), np.float64(weight), np.float64(dy)
+    wants = wide_x @ wide_w.T + bias, wide_dy @ wide_w, [wide_dy.T @ wide_x, wide_dy.sum(axis=0)]
+    assert_exact(layer, y, layer.backward(dy), *wants)
+
+
+@pytest.mark.parametrize("isa", dn.available_isas())
+def test_exact_on(isa):
+    """The tests above, in a process where this instruction set is forced."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "linear or conv2d or forced"]
+    environment = {**os.environ, "DEEPNET_ISA": isa}
+    result = subprocess.run(
+        [*command, "test_exact.py"], cwd=HERE, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+
+
+def test_isa_is_the_forced_one():
+    isas = dn.available_isas()
+    assert "generic" in isas
+    assert dn.active_isa() == os.environ.get("DEEPNET_ISA", dn.active_isa())
+    assert dn.active_isa() in isas

@@ -1,0 +1,114 @@
+"""Input that is unusual but right works: any strides, byte order, alignment, real type, and batches of nothing."""
+
+import numpy as np
+import pytest
+
+import cases
+import deepnet as dn
+from checks import assert_same_bits, normal
+from deepnet import nn, optim
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def misaligned(x):
+    raw = np.empty(x.nbytes + 1, np.uint8)[1:]
+    view = raw.view(x.dtype).reshape(x.shape)
+    view[...] = x
+    assert not view.flags.aligned
+    return view
+
+
+def readonly(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+VIEWS = {
+    "Fortran order": np.asfortranarray,
+    "every second": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "transposed": lambda x: np.ascontiguousarray(x.T).T,
+    "negative strides": lambda x: np.ascontiguousarray(x[..., ::-1, ::-1])[..., ::-1, ::-1],
+    "byte-swapped": lambda x: x.astype(">f4"),
+    "byte-swapped float64": lambda x: x.astype(">f8"),
+    "misaligned": misaligned,
+    "read-only": readonly,
+    "memory map": lambda x: x.view(np.memmap),
+    "float16": lambda x: x.astype(np.float16),
+    "float64": lambda x: x.astype(np.float64),
+    "long double": lambda x: x.astype(np.longdouble),
+    **{f"{u}int{bits}": lambda x, t=f"{u}int{bits}": x.astype(t) for u in ("", "u") for bits in (8, 16, 32, 64)},
+    "bool": lambda x: x.astype(bool),
+    "nested lists": lambda x: x.tolist(),
+    "tuple of arrays": tuple,
+    "memoryview": memoryview,
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_any_real_array_works(view, rng):
+    """The same bits as from the float32 array of the same values, forward and backward."""
+    low, high = (0, 2) if view == "bool" else (0, 9) if "int" in view else (-9, 9)
+    x = rng.integers(low, high, (2, 3, 6, 7)).astype(np.float32)
+    dy = rng.integers(low, high, (2, 4, 6, 7)).astype(np.float32)
+    plain, odd = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+    odd.load_state_dict(plain.state_dict())
+    assert_same_bits(odd(VIEWS[view](x)), plain(x))
+    assert_same_bits(odd.backward(VIEWS[view](dy)), plain.backward(dy))
+    for name, p in plain.parameters().items():
+        assert_same_bits(odd.parameters()[name].grad, p.grad, name)
+    assert_same_bits(odd.predict(VIEWS[view](x)), plain.predict(x))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_training_takes_any_real_array(view, rng):
+    x, labels = rng.integers(0, 2, (6, 1, 5, 4)).astype(np.float32), rng.integers(0, 3, 6)
+    results = []
+    for images in (x, VIEWS[view](x)):
+        dn.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(12, 3))
+        loss = dn.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(lr=0.1)).step(images, labels)
+        results.append((loss, net.state_dict()))
+    assert results[0][0] == results[1][0]
+    for name, w in results[0][1].items():
+        assert_same_bits(results[1][1][name], w, name)
+
+
+def test_contiguous_float32_is_not_changed(rng):
+    x, dy = normal(rng, (5, 4)), normal(rng, (5, 4))
+    kept_x, kept_dy = x.copy(), dy.copy()
+    for layer in (nn.ReLU(), nn.Sequential(nn.ReLU(), nn.Tanh()), nn.Dropout(0.5), nn.Flatten(), nn.Softmax()):
+        y = layer(x)
+        dx = layer.backward(dy)
+        assert not np.shares_memory(y, x)
+        assert not np.shares_memory(dx, dy)
+        y[...] = dx[...] = 1e9
+        assert_same_bits(x, kept_x, "x")
+        assert_same_bits(dy, kept_dy, "dy")
+
+
+@pytest.mark.parametrize("row", cases.ROWS, ids=lambda row: row.layer)
+def test_batch_of_nothing_works_in_inference(row):
+    case = cases.cases_of(row)[0]
+    layer = case.build()
+    layer.eval()
+    want = (0, *layer(zeros(*case.shape)).shape[1:])
+    y = layer(zeros(0, *case.shape[1:]))
+    assert y.shape == want
+    assert y.dtype == np.float32
+    assert layer.predict(zeros(0, *case.shape[1:])).shape == want
+
+
+def test_batch_of_nothing_has_no_gradient():
+    layer = nn.Conv2d(1, 2, 3)
+    layer(zeros(0, 1, 5, 5))
+    assert layer.backward(zeros(0, 2, 3, 3)).shape == (0, 1, 5, 5)
+    assert not any(p.grad.any() for p in layer.parameters().values())
+
+
+def test_sizes_as_numpy_integers_and_lists(rng):
+    layer = nn.Conv2d(np.int64(3), np.int32(4), [3, 2], stride=(np.int8(1), 2))
+    assert layer(normal(rng, (1, 3, 5, 5))).shape == (1, 4, 3, 2)
