@@ -130,7 +130,8 @@ Tensor Tensor::rows(Index begin, Index end) const {
   }
   Tensor t = *this;
   t.shape_[0] = end - begin;
-  t.data_ = static_cast<char*>(data_) + static_cast<std::size_t>(begin * shape_.size(1, shape_.rank())) * bytes_of(dtype_);
+  t.data_ =
+      static_cast<char*>(data_) + static_cast<std::size_t>(begin * shape_.size(1, shape_.rank())) * bytes_of(dtype_);
   return t;
 }
 

@@ -4,9 +4,9 @@
 namespace deepnet::python {
 
 void bind_image(py::module_& m) {
-  m.def("gaussian_kernel",
-        [](Index size, double sigma) { return as_array(image::gaussian_kernel(size, sigma)); }, py::arg("size") = 7,
-        py::arg("sigma") = 0.84089642, R"doc(
+  m.def(
+      "gaussian_kernel", [](Index size, double sigma) { return as_array(image::gaussian_kernel(size, sigma)); },
+      py::arg("size") = 7, py::arg("sigma") = 0.84089642, R"doc(
 A size x size kernel exp(-(x^2 + y^2) / (2 sigma^2)), normalised to sum 1.
 
 Parameters
@@ -23,20 +23,21 @@ Examples
 >>> print(f"{kernel[3, 3]:.8f} {kernel[0, 0]:.8f}")
 0.22508352 0.00000067
 )doc");
-  m.def("convolve",
-        [](py::handle array, py::handle kernel, const std::string& padding) {
-          if (padding != "same" && padding != "valid") {
-            throw ValueError("[convolve] expected padding to be \"same\" or \"valid\", got \"" + padding + "\"");
-          }
-          const Tensor a = as_float(array, "convolve"), k = as_float(kernel, "convolve");
-          Tensor out;
-          {
-            py::gil_scoped_release release;
-            out = image::convolve(a, k, padding == "same" ? image::Padding::same : image::Padding::valid);
-          }
-          return as_array(out);
-        },
-        py::arg("array"), py::arg("kernel"), py::arg("padding") = "same", R"doc(
+  m.def(
+      "convolve",
+      [](py::handle array, py::handle kernel, const std::string& padding) {
+        if (padding != "same" && padding != "valid") {
+          throw ValueError("[convolve] expected padding to be \"same\" or \"valid\", got \"" + padding + "\"");
+        }
+        const Tensor a = as_float(array, "convolve"), k = as_float(kernel, "convolve");
+        Tensor out;
+        {
+          py::gil_scoped_release release;
+          out = image::convolve(a, k, padding == "same" ? image::Padding::same : image::Padding::valid);
+        }
+        return as_array(out);
+      },
+      py::arg("array"), py::arg("kernel"), py::arg("padding") = "same", R"doc(
 Slide a kernel, as printed (no flip), over every (H, W) plane of an array.
 
 Parameters
@@ -53,17 +54,18 @@ Examples
 >>> dn.image.convolve(np.arange(5.0).reshape(1, 5), [[-1.0, 0.0, 1.0]], padding="valid")
 array([[2., 2., 2.]], dtype=float32)
 )doc");
-  m.def("sobel",
-        [](py::handle array) {
-          const Tensor a = as_float(array, "sobel");
-          std::pair<Tensor, Tensor> out;
-          {
-            py::gil_scoped_release release;
-            out = image::sobel(a);
-          }
-          return py::make_tuple(as_array(out.first), as_array(out.second));
-        },
-        py::arg("array"), R"doc(
+  m.def(
+      "sobel",
+      [](py::handle array) {
+        const Tensor a = as_float(array, "sobel");
+        std::pair<Tensor, Tensor> out;
+        {
+          py::gil_scoped_release release;
+          out = image::sobel(a);
+        }
+        return py::make_tuple(as_array(out.first), as_array(out.second));
+      },
+      py::arg("array"), R"doc(
 Magnitude sqrt(Gx^2 + Gy^2) and angle arctan2(Gy, Gx), in radians, of the Sobel gradients of a (..., H, W) array.
 
 Gx = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], slid as printed; Gy is its transpose. Edges repeat outwards.
@@ -76,14 +78,16 @@ Examples
 >>> print(magnitude[1, 1], angle[1, 1])
 8.0 0.0
 )doc");
-  m.def("im2col",
-        [](py::handle x, py::handle kernel, py::handle stride, py::handle padding, py::handle dilation) {
-          const Tensor input = as_float(x, "im2col");
-          const Size2 k = as_size2(kernel, "im2col", "kernel_size"), s = as_size2(stride, "im2col", "stride");
-          const Size2 p = as_size2(padding, "im2col", "padding"), d = as_size2(dilation, "im2col", "dilation");
-          return as_array(image::im2col(input, k, s, p, d));
-        },
-        py::arg("x"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0, py::arg("dilation") = 1, R"doc(
+  m.def(
+      "im2col",
+      [](py::handle x, py::handle kernel, py::handle stride, py::handle padding, py::handle dilation) {
+        const Tensor input = as_float(x, "im2col");
+        const Size2 k = as_size2(kernel, "im2col", "kernel_size"), s = as_size2(stride, "im2col", "stride");
+        const Size2 p = as_size2(padding, "im2col", "padding"), d = as_size2(dilation, "im2col", "dilation");
+        return as_array(image::im2col(input, k, s, p, d));
+      },
+      py::arg("x"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0, py::arg("dilation") = 1,
+      R"doc(
 The receptive fields of a convolution as columns: (N, C, H, W) -> (N, C R S, P Q).
 
 A convolution is then the matrix product ``weight.reshape(K, -1) @ columns``.
@@ -98,15 +102,17 @@ array([[0., 1., 3., 4.],
        [3., 4., 6., 7.],
        [4., 5., 7., 8.]], dtype=float32)
 )doc");
-  m.def("col2im",
-        [](py::handle columns, py::handle output, py::handle kernel, py::handle stride, py::handle padding, py::handle dilation) {
-          const Tensor input = as_float(columns, "col2im");
-          const Size2 o = as_size2(output, "col2im", "output_size"), k = as_size2(kernel, "col2im", "kernel_size");
-          const Size2 s = as_size2(stride, "col2im", "stride"), p = as_size2(padding, "col2im", "padding");
-          return as_array(image::col2im(input, o, k, s, p, as_size2(dilation, "col2im", "dilation")));
-        },
-        py::arg("columns"), py::arg("output_size"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0,
-        py::arg("dilation") = 1, R"doc(
+  m.def(
+      "col2im",
+      [](py::handle columns, py::handle output, py::handle kernel, py::handle stride, py::handle padding,
+         py::handle dilation) {
+        const Tensor input = as_float(columns, "col2im");
+        const Size2 o = as_size2(output, "col2im", "output_size"), k = as_size2(kernel, "col2im", "kernel_size");
+        const Size2 s = as_size2(stride, "col2im", "stride"), p = as_size2(padding, "col2im", "padding");
+        return as_array(image::col2im(input, o, k, s, p, as_size2(dilation, "col2im", "dilation")));
+      },
+      py::arg("columns"), py::arg("output_size"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0,
+      py::arg("dilation") = 1, R"doc(
 The adjoint of `im2col`: adds every column back to the cells it came from, (N, C R S, P Q) -> (N, C, H, W).
 
 It is the step from dE/dColumns to dE/dx: overlapping cells add up.

@@ -4,20 +4,25 @@
 namespace deepnet::python {
 
 void bind_io(py::module_& m) {
-  m.def("save",
-        [](const LayerPtr& net, const std::string& path, const Optimizer* optimizer) { save(Model(net), path, optimizer); },
-        py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr);
-  m.def("load",
-        [](const std::string& path) {
-          py::gil_scoped_release release;
-          return load(path).layer();
-        },
-        py::arg("path"));
-  m.def("load_optimizer_state",
-        [](const LayerPtr& net, Optimizer& optimizer, const std::string& path) {
-          load_optimizer_state(Model(net), optimizer, path);
-        },
-        py::arg("net"), py::arg("optimizer"), py::arg("path"));
+  m.def(
+      "save",
+      [](const LayerPtr& net, const std::string& path, const Optimizer* optimizer) {
+        save(Model(net), path, optimizer);
+      },
+      py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr);
+  m.def(
+      "load",
+      [](const std::string& path) {
+        py::gil_scoped_release release;
+        return load(path).layer();
+      },
+      py::arg("path"));
+  m.def(
+      "load_optimizer_state",
+      [](const LayerPtr& net, Optimizer& optimizer, const std::string& path) {
+        load_optimizer_state(Model(net), optimizer, path);
+      },
+      py::arg("net"), py::arg("optimizer"), py::arg("path"));
   m.def("structure_json", [](const Layer& net) { return structure_json(net); }, py::arg("net"));
 }
 

@@ -99,8 +99,9 @@ void load_state_dict(Layer& layer, const py::dict& state) {
     if (names.count(name) == 0) unexpected += (unexpected.empty() ? "" : ", ") + name;
   }
   if (!missing.empty() || !unexpected.empty()) {
-    throw ValueError("[" + what + "] expected exactly the layer's parameters; missing: " +
-                     (missing.empty() ? "none" : missing) + "; unexpected: " + (unexpected.empty() ? "none" : unexpected));
+    throw ValueError("[" + what +
+                     "] expected exactly the layer's parameters; missing: " + (missing.empty() ? "none" : missing) +
+                     "; unexpected: " + (unexpected.empty() ? "none" : unexpected));
   }
   std::vector<Tensor> values;
   for (const auto& [name, parameter] : parameters) {
@@ -222,24 +223,29 @@ dE/dInput for dE/dOutput of the last forward; adds dE/dW to every parameter's ``
 May be called any number of times after a forward. Returns a tuple where the layer has several inputs.
 Raises RuntimeError before any forward, ShapeError where dy has not the output's shape.
 )doc")
-      .def("parameters",
-           [](const Layer& layer) {
-             py::dict parameters;
-             for (const auto& [name, parameter] : layer.parameters()) parameters[py::str(name)] = parameter;
-             return parameters;
-           },
-           "The trained arrays by name: {\"weight\": Parameter, ...}.")
+      .def(
+          "parameters",
+          [](const Layer& layer) {
+            py::dict parameters;
+            for (const auto& [name, parameter] : layer.parameters()) parameters[py::str(name)] = parameter;
+            return parameters;
+          },
+          "The trained arrays by name: {\"weight\": Parameter, ...}.")
       .def("zero_grad", &Layer::zero_grad, "Set all gradients to 0.")
-      .def("train", [](py::object self, bool mode) {
-             self.cast<Layer&>().train(mode);
-             return self;
-           },
-           py::arg("mode") = true, "Training mode (dropout drops), for children too. Returns the layer.")
-      .def("eval", [](py::object self) {
-             self.cast<Layer&>().eval();
-             return self;
-           },
-           "Evaluation mode, for children too. Returns the layer.")
+      .def(
+          "train",
+          [](py::object self, bool mode) {
+            self.cast<Layer&>().train(mode);
+            return self;
+          },
+          py::arg("mode") = true, "Training mode (dropout drops), for children too. Returns the layer.")
+      .def(
+          "eval",
+          [](py::object self) {
+            self.cast<Layer&>().eval();
+            return self;
+          },
+          "Evaluation mode, for children too. Returns the layer.")
       .def_property_readonly("training", &Layer::training, "Whether the layer is in training mode.")
       .def("state_dict", &state_dict, "Copies of all parameters by name; PyTorch's names and layouts.")
       .def("load_state_dict", &load_state_dict, py::arg("state"), R"doc(

@@ -163,17 +163,26 @@ array([[[[2.5]]]], dtype=float32)
   bind<GlobalAvgPool2d>(m, "GlobalAvgPool2d", "The mean over H and W: (N, C, H, W) -> (N, C).").def(py::init<>());
 }
 
+// A constructor argument that the layer keeps in its config alone.
+auto argument(const char* name) {
+  return [name](const Layer& layer) { return py::cast(layer.config().at(name)); };
+}
+
 void bind_activations(py::module_& m) {
   bind<ReLU>(m, "ReLU", "max(0, x), element by element; its derivative at 0 is 0. NaN stays NaN.").def(py::init<>());
   bind<Sigmoid>(m, "Sigmoid", "1 / (1 + exp(-x)), element by element; dE/dx = y (1 - y) dE/dy.").def(py::init<>());
   bind<Tanh>(m, "Tanh", "tanh(x), element by element; dE/dx = (1 - y^2) dE/dy.").def(py::init<>());
   bind<Softplus>(m, "Softplus", "log(1 + exp(beta x)) / beta, the smooth rectifier; dE/dx = sigmoid(beta x) dE/dy.")
-      .def(py::init<double>(), py::arg("beta") = 1.0);
+      .def(py::init<double>(), py::arg("beta") = 1.0)
+      .def_property_readonly("beta", argument("beta"));
   bind<LeakyReLU>(m, "LeakyReLU", "x where x > 0, else negative_slope x.")
-      .def(py::init<double>(), py::arg("negative_slope") = 0.01);
+      .def(py::init<double>(), py::arg("negative_slope") = 0.01)
+      .def_property_readonly("negative_slope", argument("negative_slope"));
   bind<ELU>(m, "ELU", "x where x > 0, else alpha (exp(x) - 1) (Clevert et al. 2016, eq. 16).")
-      .def(py::init<double>(), py::arg("alpha") = 1.0);
-  bind<GELU>(m, "GELU", "x Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016, eq. 1).").def(py::init<>());
+      .def(py::init<double>(), py::arg("alpha") = 1.0)
+      .def_property_readonly("alpha", argument("alpha"));
+  bind<GELU>(m, "GELU", "x Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016, eq. 1).")
+      .def(py::init<>());
   bind<SiLU>(m, "SiLU", "x sigmoid(x) (Elfwing et al. 2018).").def(py::init<>());
   bind<Softmax>(m, "Softmax", R"doc(
 The joint nonlinearity y_i = exp(x_i) / sum_j exp(x_j) along one axis; any shape.
@@ -189,7 +198,8 @@ array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
 )doc")
       .def(py::init<int>(), py::arg("axis") = -1)
       .def_readonly("axis", &Softmax::axis);
-  bind<LogSoftmax>(m, "LogSoftmax", "y_i = x_i - log sum_j exp(x_j) along one axis; the logarithm of `Softmax`, stable.")
+  bind<LogSoftmax>(m, "LogSoftmax",
+                   "y_i = x_i - log sum_j exp(x_j) along one axis; the logarithm of `Softmax`, stable.")
       .def(py::init<int>(), py::arg("axis") = -1)
       .def_readonly("axis", &LogSoftmax::axis);
 }

@@ -21,10 +21,12 @@ std::shared_ptr<void> keep_alive(const py::object& object) {
           }};
 }
 
+constexpr int borrowed_flags = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+constexpr int converted_flags = borrowed_flags | py::array::forcecast;
+
 bool borrowable(const py::array& array, const py::dtype& type, char kind, py::ssize_t size) {
-  constexpr int wanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   return type.kind() == kind && type.itemsize() == size && (type.byteorder() == '=' || type.byteorder() == '|') &&
-         (array.flags() & wanted) == wanted;
+         (array.flags() & borrowed_flags) == borrowed_flags;
 }
 
 py::array to_array(py::handle object, const std::string& what) {
@@ -32,7 +34,8 @@ py::array to_array(py::handle object, const std::string& what) {
   py::array array = py::array::ensure(py::reinterpret_borrow<py::object>(object));
   if (!array) {
     PyErr_Clear();
-    throw TypeError("[" + what + "] expected an array, got " + std::string(py::str(py::type::of(object).attr("__name__"))));
+    throw TypeError("[" + what + "] expected an array, got " +
+                    std::string(py::str(py::type::of(object).attr("__name__"))));
   }
   return array;
 }
@@ -49,18 +52,14 @@ Tensor float_of(const py::array& array, const std::string& what) {
   const py::dtype type = array.dtype();
   if (borrowable(array, type, 'f', 4)) return borrow(array, DType::float32, what);
   if (std::string("biuf").find(type.kind()) == std::string::npos) wrong_dtype(what, "an array of real numbers", type);
-  auto converted = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(array);
-  if (!converted) throw py::error_already_set();
-  return borrow(converted, DType::float32, what);
+  return borrow(py::array_t<float, converted_flags>(array), DType::float32, what);
 }
 
 Tensor labels_of(const py::array& array, const std::string& what) {
   const py::dtype type = array.dtype();
   if (borrowable(array, type, 'i', 8)) return borrow(array, DType::int64, what);
   if (type.kind() != 'i' && type.kind() != 'u') wrong_dtype(what, "integers", type);
-  auto converted = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
-  if (!converted) throw py::error_already_set();
-  return borrow(converted, DType::int64, what);
+  return borrow(py::array_t<std::int64_t, converted_flags>(array), DType::int64, what);
 }
 
 }  // namespace

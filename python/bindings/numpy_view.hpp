@@ -1,6 +1,6 @@
 // The one copy policy between NumPy and Tensor.
-//   In:  float32, C-contiguous, aligned arrays are borrowed; other real ones are converted once; complex, object, text: TypeError.
-//   Out: a new array over the Tensor's own memory.
+//   In:  float32, C-contiguous, aligned arrays are borrowed; other real ones are converted once; complex, object, text:
+//   TypeError. Out: a new array over the Tensor's own memory.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -6,18 +6,20 @@ namespace deepnet::python {
 void bind_optimizer(py::module_& m) {
   py::class_<Optimizer, py::smart_holder>(m, "Optimizer", "Base of the optimizers.")
       .def_property_readonly("kind", &Optimizer::kind)
-      .def("step",
-           [](Optimizer& optimizer, const Layer& layer) {
-             const NamedParameters parameters = unique_parameters(layer);
-             py::gil_scoped_release release;
-             optimizer.step(parameters);
-           },
-           py::arg("net"), "Update every parameter of a layer or network that has a gradient.")
+      .def(
+          "step",
+          [](Optimizer& optimizer, const Layer& layer) {
+            const NamedParameters parameters = unique_parameters(layer);
+            py::gil_scoped_release release;
+            optimizer.step(parameters);
+          },
+          py::arg("net"), "Update every parameter of a layer or network that has a gradient.")
       .def("__repr__", [](const Optimizer& optimizer) {
         std::string text = optimizer.kind() + "(";
         const char* comma = "";
         for (const auto& [name, value] : optimizer.config()) {
-          text += comma + name + "=" + std::string(py::str(std::visit([](auto v) { return py::repr(py::cast(v)); }, value)));
+          text += comma + name + "=" +
+                  std::string(py::str(std::visit([](auto v) { return py::repr(py::cast(v)); }, value)));
           comma = ", ";
         }
         return text + ")";

@@ -81,16 +81,18 @@ Examples
 1
 )doc")
       .def(py::init<int>(), py::arg("n"))
-      .def("__enter__",
-           [](Threads& self) -> Threads& {
-             self.enter();
-             return self;
-           },
-           py::return_value_policy::reference)
+      .def(
+          "__enter__",
+          [](Threads& self) -> Threads& {
+            self.enter();
+            return self;
+          },
+          py::return_value_policy::reference)
       .def("__exit__", [](Threads& self, const py::args&) { self.exit(); });
   m.def("active_isa", &active_isa,
         "The instruction set in use: \"generic\", \"avx2\", \"avx512\" or \"neon\". DEEPNET_ISA forces a lower one.");
-  m.def("available_isas", &available_isas, "The instruction sets that this build has and this machine runs, best first.");
+  m.def("available_isas", &available_isas,
+        "The instruction sets that this build has and this machine runs, best first.");
   m.def("config_text", &config_text, "Version, compiler, instruction set and threads, a line each.");
 }
 

@@ -41,9 +41,10 @@ Examples
 >>> trainer.step(x, y) < first
 True
 )doc")
-      .def(py::init([](const LayerPtr& net, const std::shared_ptr<Loss>& loss, const std::shared_ptr<Optimizer>& optimizer) {
-             return std::make_shared<Trainer>(Model(net), loss, optimizer);
-           }),
+      .def(py::init(
+               [](const LayerPtr& net, const std::shared_ptr<Loss>& loss, const std::shared_ptr<Optimizer>& optimizer) {
+                 return std::make_shared<Trainer>(Model(net), loss, optimizer);
+               }),
            py::arg("net"), py::arg("loss"), py::arg("optimizer"))
       .def("step", &step, py::arg("x"), py::arg("y"), R"doc(
 One step on a batch, in training mode; returns the loss before the update. Gradients are this step's alone.

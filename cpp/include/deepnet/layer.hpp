@@ -75,10 +75,10 @@ struct ForwardCall {
 };
 
 struct BackwardCall {
-  const Tensor* inputs = nullptr;     ///< valid only if the contract needs them
-  const Tensor* output = nullptr;     ///< valid only if the contract needs them
-  const Tensor* d_output = nullptr;   ///< dE/dOutput
-  Tensor* d_inputs = nullptr;         ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
+  const Tensor* inputs = nullptr;    ///< valid only if the contract needs them
+  const Tensor* output = nullptr;    ///< valid only if the contract needs them
+  const Tensor* d_output = nullptr;  ///< dE/dOutput
+  Tensor* d_inputs = nullptr;        ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
   const void* cache = nullptr;
   void* workspace = nullptr;
   bool training = false;

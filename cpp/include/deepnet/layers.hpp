@@ -68,7 +68,9 @@ class Conv2d : public Layer {
   const ParameterPtr weight, bias;  ///< bias is null where there is none
 
  private:
-  struct Padding { Index top, bottom, left, right; };
+  struct Padding {
+    Index top, bottom, left, right;
+  };
   Padding padding() const;
   struct ConvShape geometry(const Shape& input) const;
 };
@@ -284,8 +286,10 @@ class Sequential : public Layer {
 };
 
 /// Layers that a model file may name; adding one here is part of declaring it.
+// clang-format off
 #define DEEPNET_LAYERS(X)                                                                                   \
   X(Linear) X(Conv2d) X(MaxPool2d) X(AvgPool2d) X(GlobalAvgPool2d) X(ReLU) X(Sigmoid) X(Tanh) X(Softplus)   \
   X(LeakyReLU) X(ELU) X(GELU) X(SiLU) X(Softmax) X(LogSoftmax) X(Flatten) X(Dropout) X(Sequential)
+// clang-format on
 
 }  // namespace deepnet

@@ -40,13 +40,13 @@ class Model {
  public:
   Model() = default;
   explicit Model(LayerPtr layer);
-  /// Model net(Conv2d(1, 20, 5), ReLU(), MaxPool2d(2), Flatten(), Linear(2880, 10));
-  template <class First, class... Rest,
-            class = std::enable_if_t<std::is_base_of_v<Layer, std::decay_t<First>>>>
+  /// Model net{Conv2d(1, 20, 5), ReLU(), MaxPool2d(2), Flatten(), Linear(2880, 10)}; with braces the layers are made,
+  /// and their initial weights drawn, in this order whatever the compiler.
+  template <class First, class... Rest, class = std::enable_if_t<std::is_base_of_v<Layer, std::decay_t<First>>>>
   explicit Model(First&& first, Rest&&... rest)
-      : Model(std::make_shared<Sequential>(std::vector<LayerPtr>{
-            std::make_shared<std::decay_t<First>>(std::forward<First>(first)),
-            std::make_shared<std::decay_t<Rest>>(std::forward<Rest>(rest))...})) {}
+      : Model(std::make_shared<Sequential>(
+            std::vector<LayerPtr>{std::make_shared<std::decay_t<First>>(std::forward<First>(first)),
+                                  std::make_shared<std::decay_t<Rest>>(std::forward<Rest>(rest))...})) {}
 
   const LayerPtr& layer() const { return layer_; }
   NamedParameters parameters() const { return layer_->parameters(); }

@@ -1,7 +1,8 @@
 // The column matrix of a convolution (im2col), never made whole: the packers below read it straight from the image.
 //   column[c * taps + t][(n * P + p) * Q + q] = image[n, c, p * stride_h + tap_h[t], q * stride_w + tap_w[t]],
 // 0 outside the image. Forward is W (K x C taps) times it. dE/dx is the same product over dE/dy with the taps
-// mirrored; with a stride it falls into stride_h x stride_w phases, each a stride-1 product over the taps that reach it.
+// mirrored; with a stride it falls into stride_h x stride_w phases, each a stride-1 product over the taps that reach
+// it.
 namespace {
 
 // Neighbouring columns that come from one row of one image: `lanes` of them, at lane `at` of the vector.
@@ -18,7 +19,8 @@ inline int split_runs(const ConvGather& g, int64_t j, int64_t n, RowRun* run) {
     const int64_t q = (j + at) % g.out_width, row = (j + at) / g.out_width;
     const int64_t left_in_row = g.out_width - q, left = n - at;
     const int lanes = (int)(left_in_row < left ? left_in_row : left);
-    run[count++] = {g.image + row / g.out_height * g.image_stride, row % g.out_height * g.stride_h, q * g.stride_w, at, lanes};
+    run[count++] = {g.image + row / g.out_height * g.image_stride, row % g.out_height * g.stride_h, q * g.stride_w, at,
+                    lanes};
     at += lanes;
   }
   return count;
@@ -32,7 +34,8 @@ inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes) {
 }
 
 // Writes rows [row0, row1) of a vector of n <= W columns from j, row r at out + (r - row0) * out_stride; other lanes 0.
-inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out, int64_t out_stride) {
+inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out,
+                         int64_t out_stride) {
   RowRun run[W];
   const int runs = split_runs(g, j, n, run);
   if (n < W)
@@ -72,7 +75,8 @@ void pack_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t 
 }
 
 void gather_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* out) {
-  for (int64_t j = 0; j < n; j += W) fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out + j, kRowRunStride);
+  for (int64_t j = 0; j < n; j += W)
+    fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out + j, kRowRunStride);
 }
 
 }  // namespace

@@ -24,7 +24,8 @@ void pack_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t m, i
     int64_t j = 0;
     if (row_stride == 1) {
       for (; j < k; ++j)
-        for (int64_t i = 0; i < rows; i += W) store_first(out + j * rows + i, rows - i, load_first(in + j * k_stride + i, rows - i));
+        for (int64_t i = 0; i < rows; i += W)
+          store_first(out + j * rows + i, rows - i, load_first(in + j * k_stride + i, rows - i));
     } else if (k_stride == 1) {
       for (; j + W <= k; j += W) {
         vf block[W] = {};
@@ -53,7 +54,8 @@ inline void pack_b_transposed(const float* src, int64_t col_stride, int64_t k, i
   }
 }
 
-void pack_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int64_t n, int64_t depth, float* packed) {
+void pack_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int64_t n, int64_t depth,
+            float* packed) {
   const int64_t padded = (n + GEMM_NR - 1) / GEMM_NR * GEMM_NR;
   for (int64_t j = 0; j < padded; j += W) {
     float* out = packed + j / GEMM_NR * GEMM_NR * depth + j % GEMM_NR;
@@ -76,7 +78,7 @@ void pack_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, i
 struct TileOut {
   float* c;
   int64_t ldc;
-  int64_t columns;        // of which those past `columns` are dropped
+  int64_t columns;  // of which those past `columns` are dropped
   const float* bias_row;
   const float* bias_col;
   int accumulate, relu;
@@ -156,7 +158,8 @@ inline void gemm_tiles(const GemmBlock& g) {
 
 void gemm_packed(const GemmBlock* block) { gemm_tiles<true>(*block); }
 
-void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c, int64_t ldc, int accumulate) {
+void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c, int64_t ldc,
+                   int accumulate) {
   gemm_tiles<false>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0});
 }
 
@@ -175,7 +178,8 @@ void gemv_rows(const float* a, const float* b, int64_t ldb, int64_t n, int64_t k
   }
 }
 
-void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst, int64_t dst_stride, int accumulate) {
+void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst, int64_t dst_stride,
+               int accumulate) {
   for (int64_t i = 0; i < rows; i += W) {
     const int64_t rows_here = rows - i < W ? rows - i : W;
     for (int64_t j = 0; j < cols; j += W) {

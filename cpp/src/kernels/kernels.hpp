@@ -6,7 +6,17 @@
 #include <stdint.h>
 
 // Element-wise nonlinearities, numbered as deepnet::ActivationKind.
-enum KernelActivation { kActNone, kActRelu, kActSigmoid, kActTanh, kActSoftplus, kActLeakyRelu, kActElu, kActGelu, kActSilu };
+enum KernelActivation {
+  kActNone,
+  kActRelu,
+  kActSigmoid,
+  kActTanh,
+  kActSoftplus,
+  kActLeakyRelu,
+  kActElu,
+  kActGelu,
+  kActSilu
+};
 
 // Longest row of the unpacked left operand of gemm_row_runs, and the fixed distance between its rows: a constant, so
 // that every row is one base register and a displacement; not a power of two, so that rows do not share cache sets.
@@ -15,9 +25,9 @@ enum { kRowRun = 256, kRowRunStride = 272 };
 // C (m x n) = A B [+ C] [+ bias] [relu], A and B packed by pack_a and pack_b; see gemm.inl.
 struct GemmBlock {
   int64_t m, n, k;
-  const float* a;         // pack_a's, m rows
-  const float* b;         // pack_b's, n columns
-  float* c;               // row i at c + i * ldc
+  const float* a;  // pack_a's, m rows
+  const float* b;  // pack_b's, n columns
+  float* c;        // row i at c + i * ldc
   int64_t ldc;
   const float* bias_row;  // m values, added along rows; or null
   const float* bias_col;  // n values, added along columns; or null
@@ -29,19 +39,19 @@ struct GemmBlock {
 //   h = p * stride_h + tap_h[t],  w = q * stride_w + tap_w[t]
 // Forward, and each phase of dE/dx, are instances; see conv.inl.
 struct ConvGather {
-  const float* image;              // input, (N, C, H, W)
+  const float* image;                    // input, (N, C, H, W)
   int64_t image_stride, channel_stride;  // floats from one image, and channel, to the next
-  int64_t height, width;           // H, W
-  int64_t out_height, out_width;   // P, Q
+  int64_t height, width;                 // H, W
+  int64_t out_height, out_width;         // P, Q
   int64_t stride_h, stride_w;
-  int64_t taps;                    // kernel cells; column rows are ordered (c, t)
+  int64_t taps;  // kernel cells; column rows are ordered (c, t)
   const int32_t* tap_h;
   const int32_t* tap_w;
 };
 
 struct Pool2dShape {
-  int64_t height, width;           // H, W
-  int64_t out_height, out_width;   // P, Q
+  int64_t height, width;          // H, W
+  int64_t out_height, out_width;  // P, Q
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
 };
 

@@ -14,9 +14,7 @@ inline vf broadcast(float x) { return x - vf{}; }
 inline vi broadcast_int(int32_t x) { return x - vi{}; }
 
 // The first n lanes; n may be 0 or more than W.
-inline vf load_first(const float* p, int64_t n) {
-  return n >= W ? load(p) : load_lanes(p, lane_range(0, (int)n));
-}
+inline vf load_first(const float* p, int64_t n) { return n >= W ? load(p) : load_lanes(p, lane_range(0, (int)n)); }
 inline void store_first(float* p, int64_t n, vf v) {
   if (n >= W)
     store(p, v);

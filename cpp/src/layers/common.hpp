@@ -21,8 +21,8 @@ inline const Shape& one_input(const Layer& layer, const std::vector<Shape>& inpu
 inline const Shape& image_input(const Layer& layer, const std::vector<Shape>& inputs, Index channels = 0) {
   const Shape& x = one_input(layer, inputs);
   if (x.rank() != 4 || (channels != 0 && x[1] != channels)) {
-    throw ShapeError("[" + layer.kind() + "] expected input of shape (N, " + (channels ? std::to_string(channels) : "C") +
-                     ", H, W), got " + x.str());
+    throw ShapeError("[" + layer.kind() + "] expected input of shape (N, " +
+                     (channels ? std::to_string(channels) : "C") + ", H, W), got " + x.str());
   }
   return x;
 }

@@ -52,7 +52,8 @@ Conv2d::Conv2d(Index in, Index out, Size2 kernel, Conv2dOptions o)
       out_channels(out),
       kernel_size(kernel),
       options(checked(in, out, kernel, std::move(o))),
-      weight(default_parameter(weight_shape(in, out, kernel, options), weight_shape(in, out, kernel, options).size(1, 4))),
+      weight(
+          default_parameter(weight_shape(in, out, kernel, options), weight_shape(in, out, kernel, options).size(1, 4))),
       bias(options.bias ? default_parameter({out}, weight->data.shape().size(1, 4)) : nullptr) {}
 
 LayerPtr Conv2d::from_config(const Config& config) {
@@ -68,21 +69,15 @@ LayerPtr Conv2d::from_config(const Config& config) {
   o.groups = config_int(config, "Conv2d", "groups");
   o.bias = config_bool(config, "Conv2d", "bias");
   o.padding_mode = config_string(config, "Conv2d", "padding_mode");
-  return std::make_shared<Conv2d>(config_int(config, "Conv2d", "in_channels"), config_int(config, "Conv2d", "out_channels"),
-                                  pair("kernel_size"), o);
+  return std::make_shared<Conv2d>(config_int(config, "Conv2d", "in_channels"),
+                                  config_int(config, "Conv2d", "out_channels"), pair("kernel_size"), o);
 }
 
 Config Conv2d::config() const {
   const auto pair = [](Size2 s) { return std::vector<Index>{s.h, s.w}; };
-  return {{"in_channels", in_channels},
-          {"out_channels", out_channels},
-          {"kernel_size", pair(kernel_size)},
-          {"stride", pair(options.stride)},
-          {"padding", pair(options.padding)},
-          {"dilation", pair(options.dilation)},
-          {"groups", options.groups},
-          {"bias", bias != nullptr},
-          {"padding_mode", options.padding_mode}};
+  return {{"in_channels", in_channels},     {"out_channels", out_channels},     {"kernel_size", pair(kernel_size)},
+          {"stride", pair(options.stride)}, {"padding", pair(options.padding)}, {"dilation", pair(options.dilation)},
+          {"groups", options.groups},       {"bias", bias != nullptr},          {"padding_mode", options.padding_mode}};
 }
 
 Contract Conv2d::contract() const {
@@ -93,7 +88,8 @@ Contract Conv2d::contract() const {
 
 Conv2d::Padding Conv2d::padding() const {
   if (options.padding_mode == "same") {
-    const Index h = receptive(kernel_size.h, options.dilation.h) - 1, w = receptive(kernel_size.w, options.dilation.w) - 1;
+    const Index h = receptive(kernel_size.h, options.dilation.h) - 1,
+                w = receptive(kernel_size.w, options.dilation.w) - 1;
     return {h / 2, h - h / 2, w / 2, w - w / 2};
   }
   return {options.padding.h, options.padding.h, options.padding.w, options.padding.w};
@@ -103,12 +99,13 @@ Shape Conv2d::output_shape(const std::vector<Shape>& inputs) const {
   const Shape& x = image_input(*this, inputs, in_channels);
   const Padding pad = padding();
   const Index h = x[2] + pad.top + pad.bottom, w = x[3] + pad.left + pad.right;
-  const Index need_h = receptive(kernel_size.h, options.dilation.h), need_w = receptive(kernel_size.w, options.dilation.w);
+  const Index need_h = receptive(kernel_size.h, options.dilation.h),
+              need_w = receptive(kernel_size.w, options.dilation.w);
   constexpr Index most = std::numeric_limits<std::int32_t>::max();
   if (h < need_h || w < need_w || h > most || w > most) {
-    throw ShapeError("[Conv2d] expected a padded input of at least " + pair_text({need_h, need_w}) + " for kernel_size " +
-                     pair_text(kernel_size) + " and dilation " + pair_text(options.dilation) + ", got " + pair_text({h, w}) +
-                     " from input " + x.str());
+    throw ShapeError("[Conv2d] expected a padded input of at least " + pair_text({need_h, need_w}) +
+                     " for kernel_size " + pair_text(kernel_size) + " and dilation " + pair_text(options.dilation) +
+                     ", got " + pair_text({h, w}) + " from input " + x.str());
   }
   const Shape y = {x[0], out_channels, (h - need_h) / options.stride.h + 1, (w - need_w) / options.stride.w + 1};
   y.size();  // throws where it overflows
@@ -118,10 +115,9 @@ Shape Conv2d::output_shape(const std::vector<Shape>& inputs) const {
 ConvShape Conv2d::geometry(const Shape& input) const {
   const Shape y = output_shape({input});
   const Padding pad = padding();
-  return {input[0],          input[1],           input[2],           input[3],           out_channels,
-          kernel_size.h,     kernel_size.w,      y[2],               y[3],               options.stride.h,
-          options.stride.w,  options.dilation.h, options.dilation.w, pad.top,            pad.left,
-          options.groups};
+  return {input[0],           input[1], input[2], input[3],         out_channels,     kernel_size.h,
+          kernel_size.w,      y[2],     y[3],     options.stride.h, options.stride.w, options.dilation.h,
+          options.dilation.w, pad.top,  pad.left, options.groups};
 }
 
 Memory Conv2d::memory(const std::vector<Shape>& inputs, bool) const {

@@ -28,8 +28,8 @@ Linear::Linear(Index in, Index out, bool with_bias)
       bias(with_bias ? default_parameter({out}, in) : nullptr) {}
 
 LayerPtr Linear::from_config(const Config& config) {
-  return std::make_shared<Linear>(config_int(config, "Linear", "in_features"), config_int(config, "Linear", "out_features"),
-                                  config_bool(config, "Linear", "bias"));
+  return std::make_shared<Linear>(config_int(config, "Linear", "in_features"),
+                                  config_int(config, "Linear", "out_features"), config_bool(config, "Linear", "bias"));
 }
 
 Config Linear::config() const {
@@ -58,7 +58,8 @@ Memory Linear::memory(const std::vector<Shape>& inputs, bool) const {
   Memory m;
   m.forward_workspace = gemm_workspace(n, out_features, in_features) * sizeof(float);
   m.backward_workspace =
-      std::max(gemm_workspace(n, in_features, out_features), gemm_workspace(out_features, in_features, n)) * sizeof(float);
+      std::max(gemm_workspace(n, in_features, out_features), gemm_workspace(out_features, in_features, n)) *
+      sizeof(float);
   return m;
 }
 
@@ -77,8 +78,8 @@ void Linear::forward(const ForwardCall& call) const {
         kernels().gemv_rows(x + i * in_features, w + begin * in_features, in_features, end - begin, in_features,
                             b ? b + begin : nullptr, out);
         if (call.activation.kind != ActivationKind::none) {
-          kernels().activation_forward(static_cast<int>(call.activation.kind), call.activation.parameter, end - begin, out,
-                                       out);
+          kernels().activation_forward(static_cast<int>(call.activation.kind), call.activation.parameter, end - begin,
+                                       out, out);
         }
       }
     });
@@ -100,12 +101,12 @@ void Linear::backward(const BackwardCall& call) {
   const MatrixView dy_matrix = {dy, out_features, 1};
   GemmEpilogue epilogue;
   if (call.d_inputs[0].defined()) {
-    gemm(n, in_features, out_features, dy_matrix, {weight->data.data(), in_features, 1}, call.d_inputs[0].data(), in_features,
-         epilogue, workspace);
+    gemm(n, in_features, out_features, dy_matrix, {weight->data.data(), in_features, 1}, call.d_inputs[0].data(),
+         in_features, epilogue, workspace);
   }
   epilogue.accumulate = call.accumulate;
-  gemm(out_features, in_features, n, dy_matrix.transposed(), {x, in_features, 1}, weight->grad().data(), in_features, epilogue,
-       workspace);
+  gemm(out_features, in_features, n, dy_matrix.transposed(), {x, in_features, 1}, weight->grad().data(), in_features,
+       epilogue, workspace);
   if (bias) {
     float* d_bias = bias->grad().data();
     parallel_for(out_features, grain_for(static_cast<double>(n), 16), [&](Index begin, Index end) {

@@ -17,7 +17,8 @@ Graph chain(const std::vector<LayerPtr>& layers) {
   graph.value_count = 1;
   int current = 0;
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    if (layers[i] == nullptr) throw ValueError("[Sequential] expected layers, got nothing at position " + std::to_string(i));
+    if (layers[i] == nullptr)
+      throw ValueError("[Sequential] expected layers, got nothing at position " + std::to_string(i));
     if (layers[i]->input_count() != 1) {
       throw ValueError("[Sequential] expected layers of one input, got " + layers[i]->kind() + " with " +
                        std::to_string(layers[i]->input_count()) + " at position " + std::to_string(i));

@@ -120,7 +120,8 @@ void Execution::run_forward(Step& step, Phase phase) {
 void Execution::backward(const Tensor& d_output, Tensor* d_inputs, bool accumulate) {
   bind_external(PlanBuffer::Place::d_output, 0, const_cast<float*>(d_output.data()), d_output.owner());
   for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
-    bind_external(PlanBuffer::Place::d_input, static_cast<int>(i), request_.input_gradient ? d_inputs[i].raw() : nullptr, nullptr);
+    bind_external(PlanBuffer::Place::d_input, static_cast<int>(i),
+                  request_.input_gradient ? d_inputs[i].raw() : nullptr, nullptr);
   }
   for (std::size_t s = steps_.size(); s-- > 0;) {
     if (!steps_[s].skip_backward) run_backward(steps_[s], accumulate);
@@ -189,7 +190,8 @@ const Shape& Execution::node_output_shape(int node) const {
 
 namespace {
 
-// One layer after the other, each with memory of its own, so that layers that must run to tell their output's shape can.
+// One layer after the other, each with memory of its own, so that layers that must run to tell their output's shape
+// can.
 void discover_shapes(const Graph& graph, const std::vector<Tensor>& inputs, Phase phase, std::uint64_t key) {
   std::vector<Tensor> values(static_cast<std::size_t>(graph.value_count));
   for (std::size_t i = 0; i < inputs.size(); ++i) values[static_cast<std::size_t>(graph.inputs[i])] = inputs[i];
@@ -216,8 +218,8 @@ void discover_shapes(const Graph& graph, const std::vector<Tensor>& inputs, Phas
 
 }  // namespace
 
-std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request, const std::vector<Tensor>& inputs,
-                                          Phase phase) {
+std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request,
+                                          const std::vector<Tensor>& inputs, Phase phase) {
   try {
     return std::make_unique<Execution>(graph, request);
   } catch (const ShapeUnknown&) {

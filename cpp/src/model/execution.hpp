@@ -25,7 +25,8 @@ class Execution {
   /// Runs forward; `inputs` are borrowed until the last backward. Without a loss the output is written to `output`,
   /// which must have output_shape().
   void forward(const Tensor* inputs, float* output, Phase phase);
-  /// Runs backward from dE/dOutput (with a loss: undefined, loss_gradient() has it) and writes dE/dInputs where the plan wants them.
+  /// Runs backward from dE/dOutput (with a loss: undefined, loss_gradient() has it) and writes dE/dInputs where the
+  /// plan wants them.
   void backward(const Tensor& d_output, Tensor* d_inputs, bool accumulate);
 
   /// With a loss: the graph's output and dE/dOutput in the arena.
@@ -64,7 +65,7 @@ class Execution {
 };
 
 /// Makes an Execution, running layers whose output shape only a run can tell (Layer::discover_output) on the inputs.
-std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request, const std::vector<Tensor>& inputs,
-                                          Phase phase);
+std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request,
+                                          const std::vector<Tensor>& inputs, Phase phase);
 
 }  // namespace deepnet

@@ -69,7 +69,8 @@ Tensor Model::forward(const Tensor& x) const { return predict(x, x.shape().rank(
 
 Tensor Model::predict(const Tensor& x, Index batch_size) const {
   check_inputs(*layer_, runs_->graph, {x});
-  if (x.shape().rank() < 1) throw ShapeError("[" + layer_->kind() + "] expected an input with a batch axis, got shape ()");
+  if (x.shape().rank() < 1)
+    throw ShapeError("[" + layer_->kind() + "] expected an input with a batch axis, got shape ()");
   FlushDenormals flush;
   const Index rows = x.shape()[0];
   if (batch_size < 1) batch_size = 1;

@@ -124,7 +124,8 @@ class Planner {
   void place_values() {
     for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
       const int v = graph_.inputs[i];
-      value(v).buffer = add_buffer(PlanBuffer::Place::input, float_bytes(value(v).shape), 0, last_read(v), static_cast<int>(i));
+      value(v).buffer =
+          add_buffer(PlanBuffer::Place::input, float_bytes(value(v).shape), 0, last_read(v), static_cast<int>(i));
     }
     for (int s = 0; s < static_cast<int>(plan_.steps.size()); ++s) {
       const PlanStep& step = plan_.steps[static_cast<std::size_t>(s)];
@@ -174,7 +175,8 @@ class Planner {
       use(d_out, time);
       if (step.fused >= 0) {
         const bool may_overwrite = buffer(d_out).place == PlanBuffer::Place::arena;
-        step.d_activated = may_overwrite ? d_out : add_buffer(PlanBuffer::Place::arena, buffer(d_out).bytes, time, time);
+        step.d_activated =
+            may_overwrite ? d_out : add_buffer(PlanBuffer::Place::arena, buffer(d_out).bytes, time, time);
         d_out = step.d_activated;
       }
       for (std::size_t i = 0; i < node(step.node).inputs.size(); ++i) place_input_gradient(step, s, i, d_out);
@@ -202,8 +204,8 @@ class Planner {
       in.d_buffer = d_out;
     } else {
       const bool layers_own = c.makes_output && !shared_later;
-      in.d_buffer = add_buffer(layers_own ? PlanBuffer::Place::layer : PlanBuffer::Place::arena, float_bytes(in.shape), time,
-                               time);
+      in.d_buffer = add_buffer(layers_own ? PlanBuffer::Place::layer : PlanBuffer::Place::arena, float_bytes(in.shape),
+                               time, time);
     }
     use(in.d_buffer, time);
   }

@@ -42,12 +42,12 @@ struct PlanValue {
 /// A node, or a node and the activation behind it as one.
 struct PlanStep {
   int node = 0;
-  int fused = -1;             ///< the activation's node, or -1
+  int fused = -1;              ///< the activation's node, or -1
   Activation activation = {};  ///< of the fused node
-  int output = 0;             ///< value that the step makes: the fused node's where there is one
+  int output = 0;              ///< value that the step makes: the fused node's where there is one
   int cache = no_buffer, forward_workspace = no_buffer, backward_workspace = no_buffer;
-  int d_activated = no_buffer;    ///< dE/d(input of the fused activation)
-  std::vector<int> d_extra;       ///< per input: buffer for a further consumer's dE/dValue, added afterwards; or no_buffer
+  int d_activated = no_buffer;  ///< dE/d(input of the fused activation)
+  std::vector<int> d_extra;  ///< per input: buffer for a further consumer's dE/dValue, added afterwards; or no_buffer
   bool shares_parameters = false;  ///< a later step, so earlier in backward, has this layer too: add to its gradients
 };
 

@@ -23,7 +23,8 @@ void gather_rows(const Tensor& from, const Index* order, Index begin, Index end,
   char* out = static_cast<char*>(to.raw());
   parallel_for(end - begin, grain_for(static_cast<double>(row) / 4), [&](Index first, Index last) {
     for (Index i = first; i < last; ++i) {
-      std::memcpy(out + static_cast<std::size_t>(i) * row, source + static_cast<std::size_t>(order[begin + i]) * row, row);
+      std::memcpy(out + static_cast<std::size_t>(i) * row, source + static_cast<std::size_t>(order[begin + i]) * row,
+                  row);
     }
   });
 }
@@ -83,9 +84,11 @@ struct Trainer::State {
   std::string explain(double e, const Tensor& x, const Tensor& target) const {
     const std::string what = "[Trainer] the loss is " + std::to_string(e) + ": ";
     if (!all_finite(x)) return what + "the input has values that are not finite";
-    if (target.dtype() == DType::float32 && !all_finite(target)) return what + "the target has values that are not finite";
+    if (target.dtype() == DType::float32 && !all_finite(target))
+      return what + "the target has values that are not finite";
     for (const auto& [name, parameter] : parameters) {
-      if (!all_finite(parameter->data)) return what + "parameter " + name + " has values that are not finite; try a smaller lr";
+      if (!all_finite(parameter->data))
+        return what + "parameter " + name + " has values that are not finite; try a smaller lr";
     }
     std::vector<Tensor> values(static_cast<std::size_t>(graph.value_count));
     values[static_cast<std::size_t>(graph.inputs[0])] = x;
@@ -112,7 +115,8 @@ struct Trainer::State {
 
 Trainer::Trainer(Model model, std::shared_ptr<Loss> loss, std::shared_ptr<Optimizer> optimizer)
     : state_(std::make_shared<State>()) {
-  if (loss == nullptr || optimizer == nullptr) throw ValueError("[Trainer] expected a loss and an optimizer, got nothing");
+  if (loss == nullptr || optimizer == nullptr)
+    throw ValueError("[Trainer] expected a loss and an optimizer, got nothing");
   state_->graph = graph_of(model.layer());
   if (state_->graph.inputs.size() != 1) throw ValueError("[Trainer] expected a network of one input");
   state_->parameters = unique_parameters(*model.layer());
@@ -141,7 +145,8 @@ float Trainer::step_rows(const Tensor& x, const Tensor& target, const Tensor& or
   for (Index i = begin; i < end; ++i) {
     const Index row = order.labels()[i];
     if (row < 0 || row >= x.shape()[0]) {
-      throw ValueError("[Trainer] expected row numbers in [0, " + std::to_string(x.shape()[0]) + "), got " + std::to_string(row));
+      throw ValueError("[Trainer] expected row numbers in [0, " + std::to_string(x.shape()[0]) + "), got " +
+                       std::to_string(row));
     }
   }
   std::lock_guard<std::mutex> lock(state_->mutex);

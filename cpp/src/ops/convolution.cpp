@@ -61,10 +61,10 @@ struct ColumnProduct {
   const float* packed_a;
   const float* bias = nullptr;
   Activation activation = {};
-  float* out;                           // cell (0, 0) of plane 0 of image 0
+  float* out;  // cell (0, 0) of plane 0 of image 0
   Index out_image_stride, out_plane_stride;
-  Index out_width;                      // of the whole plane
-  Index step_h = 1, step_w = 1;         // from one pixel's cell to the next; out is already at the first
+  Index out_width;               // of the whole plane
+  Index step_h = 1, step_w = 1;  // from one pixel's cell to the next; out is already at the first
 };
 
 // One strip of columns [j0, j0 + n) to c, rows ldc apart.
@@ -91,7 +91,8 @@ void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index l
   }
   if (p.activation.kind != ActivationKind::none && p.activation.kind != ActivationKind::relu) {
     for (Index i = 0; i < p.rows; ++i) {
-      kernel.activation_forward(static_cast<int>(p.activation.kind), p.activation.parameter, n, c + i * ldc, c + i * ldc);
+      kernel.activation_forward(static_cast<int>(p.activation.kind), p.activation.parameter, n, c + i * ldc,
+                                c + i * ldc);
     }
   }
 }
@@ -221,8 +222,8 @@ void pack_errors(const ConvShape& s, const float* dy, Index j0, Index n, float* 
 }
 
 // Rows [row0, row1) of d_W^T (CRS x K), summed over images [n0, n1).
-void weight_task(const ConvShape& s, const ConvGather& gather, const float* dy, Index row0, Index row1, Index n0, Index n1,
-                 float* sums) {
+void weight_task(const ConvShape& s, const ConvGather& gather, const float* dy, Index row0, Index row1, Index n0,
+                 Index n1, float* sums) {
   constexpr Index rows_at_once = 126;  // columns of 126 rows x 256 pixels leave room in a 256 KB cache
   const KernelTable& kernel = kernels();
   const Index filters = s.K / s.groups, first = n0 * s.P * s.Q, last = n1 * s.P * s.Q;
@@ -249,7 +250,8 @@ std::size_t conv_forward_workspace(const ConvShape& s) {
 std::size_t conv_backward_workspace(const ConvShape& s) {
   const std::size_t weights = static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
   const std::size_t positions = taps_floats(s);  // R * S Index
-  return taps_floats(s) + std::max(positions + 2 * weights, weights * static_cast<std::size_t>(weight_tasks(s).image_groups));
+  return taps_floats(s) +
+         std::max(positions + 2 * weights, weights * static_cast<std::size_t>(weight_tasks(s).image_groups));
 }
 
 void conv_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
@@ -340,18 +342,20 @@ void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, f
   if (s.N == 0) {
     std::memset(sums, 0, static_cast<std::size_t>(one_sum) * sizeof(float));
   }
-  const double work = static_cast<double>(t.rows_per_split) * filters * static_cast<double>(t.images_per_group * s.P * s.Q);
-  parallel_for(s.N == 0 ? 0 : s.groups * t.image_groups * t.row_splits, grain_for(work / 16), [&](Index begin, Index end) {
-    for (Index task = begin; task < end; ++task) {
-      const Index split = task % t.row_splits, group = task / t.row_splits % t.image_groups;
-      const Index g = task / t.row_splits / t.image_groups;
-      const Index row0 = split * t.rows_per_split, row1 = std::min(row0 + t.rows_per_split, rows);
-      const Index n0 = group * t.images_per_group, n1 = std::min(n0 + t.images_per_group, s.N);
-      const ConvGather gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
-      weight_task(s, gather, dy + g * filters * s.P * s.Q, row0, row1, n0, n1,
-                  sums + group * one_sum + g * filters * rows);
-    }
-  });
+  const double work =
+      static_cast<double>(t.rows_per_split) * filters * static_cast<double>(t.images_per_group * s.P * s.Q);
+  parallel_for(s.N == 0 ? 0 : s.groups * t.image_groups * t.row_splits, grain_for(work / 16),
+               [&](Index begin, Index end) {
+                 for (Index task = begin; task < end; ++task) {
+                   const Index split = task % t.row_splits, group = task / t.row_splits % t.image_groups;
+                   const Index g = task / t.row_splits / t.image_groups;
+                   const Index row0 = split * t.rows_per_split, row1 = std::min(row0 + t.rows_per_split, rows);
+                   const Index n0 = group * t.images_per_group, n1 = std::min(n0 + t.images_per_group, s.N);
+                   const ConvGather gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
+                   weight_task(s, gather, dy + g * filters * s.P * s.Q, row0, row1, n0, n1,
+                               sums + group * one_sum + g * filters * rows);
+                 }
+               });
   const Index rows_at_once = std::max<Index>(16, grain_for(static_cast<double>(filters * t.image_groups), 16));
   for (Index g = 0; g < s.groups; ++g) {
     parallel_for(rows, rows_at_once, [&](Index begin, Index end) {
@@ -359,7 +363,8 @@ void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, f
       for (Index group = 1; group < t.image_groups; ++group) {
         kernels().add((end - begin) * filters, total + group * one_sum, total);
       }
-      kernels().transpose(total, filters, end - begin, filters, d_weight + g * filters * rows + begin, rows, accumulate);
+      kernels().transpose(total, filters, end - begin, filters, d_weight + g * filters * rows + begin, rows,
+                          accumulate);
     });
   }
 }

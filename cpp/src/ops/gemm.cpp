@@ -31,13 +31,16 @@ Blocks choose_blocks(Index m, Index n, Index k) {
       rows = (rows + 1) / 2;
     }
   }
-  if (static_cast<double>(m) * n * k < 2 * least_work) return {std::max<Index>(m, 1), round_up(std::max<Index>(n, 1), nr)};
+  if (static_cast<double>(m) * n * k < 2 * least_work)
+    return {std::max<Index>(m, 1), round_up(std::max<Index>(n, 1), nr)};
   return {rows, columns};
 }
 
 }  // namespace
 
-std::size_t gemm_workspace(Index m, Index, Index k) { return static_cast<std::size_t>(m) * static_cast<std::size_t>(k); }
+std::size_t gemm_workspace(Index m, Index, Index k) {
+  return static_cast<std::size_t>(m) * static_cast<std::size_t>(k);
+}
 
 void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc, const GemmEpilogue& epilogue,
           float* workspace) {

@@ -5,7 +5,10 @@
 
 extern const KernelTable deepnet_kernels_avx512;
 const KernelTable deepnet_kernels_avx512 = {
-    "avx512", W, GEMM_MR, GEMM_NV * W,
+    "avx512",
+    W,
+    GEMM_MR,
+    GEMM_NV * W,
 #define DEEPNET_KERNEL(result, name, arguments) name,
 #include "../kernels.def"
 #undef DEEPNET_KERNEL

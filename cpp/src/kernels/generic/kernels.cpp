@@ -5,7 +5,10 @@
 
 extern const KernelTable deepnet_kernels_generic;
 const KernelTable deepnet_kernels_generic = {
-    "generic", W, GEMM_MR, GEMM_NV * W,
+    "generic",
+    W,
+    GEMM_MR,
+    GEMM_NV * W,
 #define DEEPNET_KERNEL(result, name, arguments) name,
 #include "../kernels.def"
 #undef DEEPNET_KERNEL
