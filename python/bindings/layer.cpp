@@ -116,11 +116,13 @@ void load_state_dict(Layer& layer, const py::dict& state) {
   }
 }
 
-// Rows of Layer.summary: (name, kind, output shape or None, parameters). Shapes follow from an input shape, else None.
+// Rows of Layer.summary: (name, kind, output shape or None, parameters). Shapes follow from the one given, or from that
+// of a recent run.
 py::list summary(Layer& layer, const std::optional<std::vector<Index>>& input) {
   const Graph graph = graph_of(LayerPtr(std::shared_ptr<void>(), &layer));
   std::vector<std::optional<Shape>> shapes(static_cast<std::size_t>(graph.value_count));
-  if (input) shapes[static_cast<std::size_t>(graph.inputs[0])] = Shape(*input);
+  const Shape shape = input ? Shape(*input) : model_of(layer).recent_input_shape();
+  if (shape.rank() > 0) shapes[static_cast<std::size_t>(graph.inputs[0])] = shape;
   py::list rows;
   std::set<const Parameter*> counted;
   for (const Node& node : graph.nodes) {

@@ -1,4 +1,6 @@
 // trainer.hpp
+#include <pybind11/stl/filesystem.h>
+
 #include "bindings.hpp"
 
 namespace deepnet::python {
@@ -52,6 +54,16 @@ One step on a batch, in training mode; returns the loss before the update. Gradi
 Raises FloatingPointError, the weights unchanged, where the loss is not finite.
 )doc")
       .def("_step_rows", &step_rows, py::arg("x"), py::arg("y"), py::arg("order"), py::arg("begin"), py::arg("end"))
+      .def(
+          "save",
+          [](const Trainer& t, const std::filesystem::path& path) {
+            save(t.model(), path.string(), t.optimizer().get());
+          },
+          py::arg("path"), R"doc(
+Write the network, structure and weights, and the optimizer's state to a safetensors file.
+
+`deepnet.load` reads the network back, `deepnet.load_optimizer_state` the state.
+)doc")
       .def_property_readonly("last_correct", &Trainer::last_correct,
                              "How many rows of the last step were classified rightly; -1 without labels.")
       .def_property_readonly("net", [](const Trainer& t) { return t.model().layer(); })

@@ -144,6 +144,8 @@ def fit(
     validation = None if validation_data is None else _validation_source(validation_data, chosen_loss, epochs)
 
     self._loss = chosen_loss
+    if y is not None:
+        self._input_shape = np.shape(x)
     self.history = history = History()
     modes = _modes(self)
     bar = _progress.Progress(progress, epochs, source.samples)
@@ -216,6 +218,7 @@ def attach(layer: type[Layer]) -> None:
         setattr(layer, method.__name__, method)
     layer.history = None  # the History of the last fit, also of one that was interrupted
     layer._loss = None  # that of the last fit, which evaluate uses
+    layer._input_shape = None  # likewise, for the summary
 
 
 def _train(

@@ -15,7 +15,7 @@ def summary(self: Layer, input_shape: Sequence[int] | None = None) -> str:
     Parameters
     ----------
     input_shape
-        Shape of a batch, such as (1, 1, 28, 28). Without it, sizes that depend on the input are shown as "?".
+        Shape of a batch, such as (1, 1, 28, 28). Without it, that of a recent run; before any, "?" is shown.
 
     Raises
     ------
@@ -27,7 +27,8 @@ def summary(self: Layer, input_shape: Sequence[int] | None = None) -> str:
     >>> net.summary((1, 1, 28, 28))
     """
     rows = [("layer", "kind", "output shape", "parameters")]
-    for name, kind, shape, parameters in self._summary(None if input_shape is None else tuple(input_shape)):
+    batch = self._input_shape if input_shape is None else tuple(input_shape)
+    for name, kind, shape, parameters in self._summary(batch):
         rows.append((name, kind, _shape_text(shape), f"{parameters:,}"))
     total = sum(parameter.size for parameter in self.parameters().values())
     rows.append(("total", "", "", f"{total:,}"))
@@ -39,8 +40,7 @@ def summary(self: Layer, input_shape: Sequence[int] | None = None) -> str:
     return text
 
 
-def _shape_text(shape: tuple[int | None, ...] | None) -> str:
+def _shape_text(shape: tuple[int, ...] | None) -> str:
     if shape is None:
         return "?"
-    sizes = ", ".join("?" if size is None else str(size) for size in shape)
-    return f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+    return f"({', '.join(['N', *map(str, shape[1:])])})"

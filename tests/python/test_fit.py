@@ -487,9 +487,11 @@ def test_summary(capsys):
     assert capsys.readouterr().out == text + "\n"
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["layer", "kind", "output", "shape", "parameters"]
-    assert lines[2] == ["0", "Conv2d", "(1,", "20,", "24,", "24)", "520"]
+    assert lines[2] == ["0", "Conv2d", "(N,", "20,", "24,", "24)", "520"]
     assert lines[-1] == ["total", "29,330"]
-    assert "?" in nn.Linear(3, 2).summary()
+    assert "?" in net.summary()
+    net(np.zeros((2, 1, 28, 28), np.float32))
+    assert net.summary() == text
     with pytest.raises(dn.ShapeError, match="Conv2d"):
         net.summary((1, 3, 28, 28))
 

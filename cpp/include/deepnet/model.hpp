@@ -64,6 +64,8 @@ class Model {
   Tensor run(const std::vector<Tensor>& inputs);
   /// dE/dInputs for dE/dOutput of the last run; adds dE/dW to the parameters' gradients.
   std::vector<Tensor> backward(const Tensor& d_output);
+  /// The shape of an input that a recent run had; of rank 0 before any.
+  Shape recent_input_shape() const;
   /// The cache that the last run kept for its node `node`, and the shape of its output.
   std::pair<Tensor, Shape> last_cache(int node) const;
 

@@ -134,6 +134,13 @@ std::vector<Tensor> Model::backward(const Tensor& d_output) {
   return d_inputs;
 }
 
+Shape Model::recent_input_shape() const {
+  std::lock_guard<std::mutex> last_lock(runs_->last_mutex);
+  if (runs_->last != nullptr) return runs_->last->request().inputs[0];
+  std::lock_guard<std::mutex> lock(runs_->mutex);
+  return runs_->idle.empty() ? Shape() : runs_->idle.front()->request().inputs[0];
+}
+
 std::pair<Tensor, Shape> Model::last_cache(int node) const {
   std::lock_guard<std::mutex> lock(runs_->last_mutex);
   if (runs_->last == nullptr) return {};

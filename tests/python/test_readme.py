@@ -1,0 +1,125 @@
+"""README.md is true: its Python runs and prints what it says, its commands parse, its C++ builds, its figures exist."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import deepnet as dn
+import test_packaging
+from conftest import require
+from deepnet import cli
+from test_packaging import run
+
+build = test_packaging.build  # the fixture
+REPOSITORY = Path(__file__).parents[2]
+README = REPOSITORY / "README.md"
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+    line: int  # of its first line of code, from 1
+
+
+def read_blocks():
+    text = README.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(match[1], match[2], text[: match.start(2)].count("\n") + 1) for match in found]
+
+
+BLOCKS = read_blocks()
+
+
+def blocks_of(language):
+    return [block for block in BLOCKS if block.language == language]
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """All Python blocks, run in order as one program in an empty folder: that folder, and {line: what it printed}."""
+    folder = tmp_path_factory.mktemp("readme")
+    output = {}
+
+    def recording_print(*values):
+        output[sys._getframe(1).f_lineno] = " ".join(map(str, values))
+
+    namespace = {"__name__": "readme", "print": recording_print}
+    threads, before = dn.get_num_threads(), Path.cwd()
+    os.chdir(folder)
+    try:
+        for block in blocks_of("python"):
+            lines_before = "\n" * (block.line - 1)  # so that errors tell README's line
+            exec(compile(lines_before + block.code, README, "exec"), namespace)
+    finally:
+        os.chdir(before)
+        dn.set_num_threads(threads)
+    return folder, output
+
+
+def test_python_blocks_print_what_they_say(printed):
+    """`print(...)  # text` prints the text; dots in it stand for anything."""
+    _, output = printed
+    lines = README.read_text(encoding="utf-8").splitlines()
+    said = {i: line.split(")  # ")[1] for i, line in enumerate(lines, start=1) if re.match(r" *print\(.*\)  # ", line)}
+    assert said.keys() == output.keys()
+    for line, text in said.items():
+        pattern = text.replace("[", "[[]").replace("...", "*")
+        assert fnmatchcase(output[line], pattern), f"README.md:{line}: expected {text}, got {output[line]}"
+
+
+@pytest.mark.parametrize("block", blocks_of("sh"), ids=lambda block: f"line{block.line}")
+def test_shell_blocks_are_shell(block):
+    bash = shutil.which("bash")
+    if bash is None or sys.platform == "win32":
+        pytest.skip("needs bash")
+    subprocess.run([bash, "-n"], input=block.code, text=True, check=True)
+
+
+def test_deepnet_commands_parse():
+    shell = "\n".join(block.code for block in blocks_of("sh"))
+    commands = re.findall(r"(?:^|[ (/])deepnet ([^&;|)\n]+)", shell, re.MULTILINE)
+    parsed = [cli._parser().parse_args(shlex.split(command, comments=True)) for command in commands]
+    assert {"_root", "_train", "_evaluate", "_predict", "_info", "_filter"} == {p.run.__name__ for p in parsed}
+
+
+def test_one_line_runs_the_tests():
+    """.ci/run takes it from here."""
+    lines = [line for block in blocks_of("sh") for line in block.code.splitlines() if "pytest" in line]
+    assert len(lines) == 1
+
+
+def test_cpp_program_builds_and_runs(printed, build, tmp_path):
+    (cmake,), (program,) = blocks_of("cmake"), blocks_of("cpp")
+    source = tmp_path / "app"
+    source.mkdir()
+    (source / "CMakeLists.txt").write_text(cmake.code)
+    (source / "app.cpp").write_text(program.code)
+    logits, error = run(build(source) / "app", cwd=printed[0]).splitlines()
+    assert len(logits.split()) == 10
+    assert float(error) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("vanishing_gradient", ["--epochs", "1"]), ("sobel", ["--size", "40"])]
+)
+def test_examples_draw_the_figures(name, arguments, tmp_path):
+    require("matplotlib")
+    figure = tmp_path / f"{name}.png"
+    run(sys.executable, REPOSITORY / "python" / "examples" / f"{name}.py", *arguments, "--output", figure)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_and_paths_exist():
+    text = README.read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert len(pictures) == 2
+    paths = re.findall(r"`((?:cpp|python|tests|bench)/[\w./-]*)`", text)
+    assert [path for path in pictures + paths if not (REPOSITORY / path).exists()] == []
