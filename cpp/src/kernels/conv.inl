@@ -79,4 +79,36 @@ void gather_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_
     fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out + j, kRowRunStride);
 }
 
+// Taps are outermost: a cell is then touched again only after all channels, long after its last store has retired.
+void scatter_columns(const ConvGather* gather, int64_t rows, int64_t j0, int64_t n, const float* columns, int64_t ld,
+                     float* image) {
+  const ConvGather& g = *gather;
+  const int64_t channels = rows / g.taps;
+  for (int64_t t = 0; t < g.taps; ++t) {
+    for (int64_t j = 0; j < n;) {
+      const int64_t q = (j0 + j) % g.out_width, p = (j0 + j) / g.out_width;
+      const int64_t in_row = g.out_width - q < n - j ? g.out_width - q : n - j;
+      const int lanes = (int)(in_row < W ? in_row : W);
+      const int64_t h = p * g.stride_h + g.tap_h[t], w = q * g.stride_w + g.tap_w[t];
+      if (h >= 0 && h < g.height) {
+        const vmask inside = lanes_inside(w, g.stride_w, g.width, lanes);
+        const float* from = columns + t * ld + j;
+        float* to = image + h * g.width + w;
+        for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride) {
+          const vf add = load_lanes(from, inside);
+          if (g.stride_w == 1) {
+            store_lanes(to, inside, load_lanes(to, inside) + add);
+          } else {
+            float lane[W];
+            store(lane, add);
+            for (int i = 0; i < lanes; ++i)
+              if (w + i * g.stride_w >= 0 && w + i * g.stride_w < g.width) to[i * g.stride_w] += lane[i];
+          }
+        }
+      }
+      j += lanes;
+    }
+  }
+}
+
 }  // namespace

@@ -1,6 +1,7 @@
 // Three products with the column matrix of conv.inl (rows (c, r, s), columns (n, p, q)), per group of channels:
 //   forward   y       (K x pixels)  = W (K x CRS)          columns of x (CRS x pixels)
-//   dE/dx     dx      (C x pixels)  = mirrored W (C x KRS) columns of dy, in stride_h x stride_w phases
+//   dE/dx     dx      (C x pixels)  = mirrored W (C x KRS) columns of dy, in stride_h x stride_w phases; or, where those
+//             columns would be many more than x's, col2im of  W^T (CRS x K) dy (K x pixels)
 //   dE/dW     d_W^T   (CRS x K)     = columns of x (CRS x pixels)  dy^T (pixels x K)
 // In the last, vectors run along K and the columns need no transposing: a row of them is a run of the image.
 #include "convolution.hpp"
@@ -187,6 +188,128 @@ void clear_phase(const ConvShape& s, Index a, Index b, float* dx) {
   });
 }
 
+void backward_data_by_phases(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
+  const Taps taps = forward_taps(s, workspace);
+  Index* position = reinterpret_cast<Index*>(workspace + taps_floats(s));
+  float* mirrored = workspace + 2 * taps_floats(s);
+  const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S;
+  for (Index phase = 0; phase < s.stride_h * s.stride_w; ++phase) {
+    const Index a = phase / s.stride_w, b = phase % s.stride_w;
+    if (a >= s.H || b >= s.W) continue;
+    const Index count = phase_taps(s, a, b, taps, position);
+    if (count == 0) {
+      clear_phase(s, a, b, dx);
+      continue;
+    }
+    const Index depth = filters * count;
+    float* packed = mirrored + channels * depth;
+    ColumnProduct p = {};
+    p.gather.image_stride = s.K * s.P * s.Q;
+    p.gather.channel_stride = s.P * s.Q;
+    p.gather.height = s.P;
+    p.gather.width = s.Q;
+    p.gather.out_height = (s.H - a + s.stride_h - 1) / s.stride_h;
+    p.gather.out_width = (s.W - b + s.stride_w - 1) / s.stride_w;
+    p.gather.stride_h = p.gather.stride_w = 1;
+    p.gather.taps = count;
+    p.gather.tap_h = taps.h;
+    p.gather.tap_w = taps.w;
+    p.images = s.N;
+    p.rows = channels;
+    p.depth = depth;
+    p.packed_a = packed;
+    p.out_image_stride = s.C * s.H * s.W;
+    p.out_plane_stride = s.H * s.W;
+    p.out_width = s.W;
+    p.step_h = s.stride_h;
+    p.step_w = s.stride_w;
+    for (Index g = 0; g < s.groups; ++g) {
+      const float* w = weight + g * filters * channels * cells;
+      parallel_for(channels, grain_for(static_cast<double>(depth)), [&](Index begin, Index end) {
+        for (Index c = begin; c < end; ++c) {
+          for (Index k = 0; k < filters; ++k) {
+            for (Index t = 0; t < count; ++t) {
+              mirrored[(c * filters + k) * count + t] = w[(k * channels + c) * cells + position[t]];
+            }
+          }
+        }
+      });
+      pack_blocks(mirrored, depth, channels, depth, packed);
+      p.gather.image = dy + g * filters * s.P * s.Q;
+      p.out = dx + g * channels * s.H * s.W + a * s.W + b;
+      multiply_columns(p);
+    }
+  }
+}
+
+// Cost of dE/dx a filter and channel, in multiply-adds and moved elements, both ways. Phases compute every cell of x from all
+// its taps, also those that fall outside dy, and pack K columns for them; scattering computes only what is in dy but moves
+// C columns twice, to the tile and from there to dx. Measured: a move weighs about 10 multiply-adds.
+bool scatter_is_cheaper(const ConvShape& s) {
+  const double cells = static_cast<double>(s.H * s.W), pixels = static_cast<double>(s.P * s.Q);
+  const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
+  const double strides = static_cast<double>(s.stride_h * s.stride_w);
+  return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K);
+}
+
+// dx = col2im(W^T dy), a task an image and block of channels.
+void backward_data_by_scatter(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
+  const KernelTable& kernel = kernels();
+  const Taps taps = forward_taps(s, workspace);
+  float* packed = workspace + taps_floats(s);
+  const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S, pixels = s.P * s.Q;
+  const Index depth = even_piece(filters, gemm_depth);
+  // Blocks of channels that keep a strip of columns within 512 KB, and every core busy where images are few.
+  const Index most_rows = std::max<Index>(cells, (1 << 17) / kernel.gemm_nr);
+  Index block = std::max<Index>(1, std::min(even_piece(channels, std::max<Index>(1, most_rows / cells)), channels));
+  while (s.N * s.groups * ((channels + block - 1) / block) < 8 && block * cells >= 64 && block > 1) block = (block + 1) / 2;
+  const Index blocks = (channels + block - 1) / block;
+  const Index strip =
+      std::min(round_up(pixels, kernel.gemm_nr),
+               std::max<Index>(kernel.gemm_nr, (1 << 17) / (block * cells) / kernel.gemm_nr * kernel.gemm_nr));
+
+  for (Index g = 0; g < s.groups; ++g) {
+    const float* w = weight + g * filters * channels * cells;
+    for (Index b = 0; b < blocks; ++b) {
+      const Index row = b * block * cells, rows = std::min(block, channels - b * block) * cells;
+      for (Index k0 = 0; k0 < filters; k0 += depth) {
+        kernel.pack_a(w + k0 * channels * cells + row, 1, channels * cells, rows, std::min(depth, filters - k0),
+                      packed + (g * channels * cells + row) * filters + rows * k0);
+      }
+    }
+  }
+
+  const double work = static_cast<double>(block * cells * filters) * static_cast<double>(pixels);
+  parallel_for(s.N * s.groups * blocks, grain_for(work / 16), [&](Index begin, Index end) {
+    float* errors = thread_scratch(Scratch::pack, static_cast<std::size_t>(depth * strip));
+    float* tile = thread_scratch(Scratch::tile, static_cast<std::size_t>(block * cells * strip));
+    for (Index task = begin; task < end; ++task) {
+      const Index b = task % blocks, g = task / blocks % s.groups, image = task / blocks / s.groups;
+      const Index channel = g * channels + b * block, count = std::min(block, channels - b * block);
+      float* out = dx + (image * s.C + channel) * s.H * s.W;
+      const float* in = dy + (image * s.K + g * filters) * pixels;
+      const ConvGather gather = forward_gather(s, nullptr, taps);
+      std::memset(out, 0, static_cast<std::size_t>(count * s.H * s.W) * sizeof(float));
+      GemmBlock product = {};
+      product.m = count * cells;
+      product.b = errors;
+      product.c = tile;
+      product.ldc = strip;
+      for (Index j = 0; j < pixels; j += strip) {
+        product.n = std::min(strip, pixels - j);
+        for (Index k0 = 0; k0 < filters; k0 += depth) {
+          product.k = std::min(depth, filters - k0);
+          product.accumulate = k0 > 0;
+          product.a = packed + channel * cells * filters + product.m * k0;
+          kernel.pack_b(in + k0 * pixels + j, pixels, 1, product.k, product.n, product.k, errors);
+          kernel.gemm_packed(&product);
+        }
+        kernel.scatter_columns(&gather, product.m, j, product.n, tile, strip, out);
+      }
+    }
+  });
+}
+
 // How dE/dW is cut into tasks: image groups, each with its own partial sums, added in order afterwards, times splits of
 // the column matrix's rows. Few groups where dE/dW is large, because their sums cost memory traffic.
 struct WeightTasks {
@@ -279,56 +402,10 @@ void conv_forward(const ConvShape& s, const float* x, const float* weight, const
 }
 
 void conv_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const Taps taps = forward_taps(s, workspace);
-  Index* position = reinterpret_cast<Index*>(workspace + taps_floats(s));
-  float* mirrored = workspace + 2 * taps_floats(s);
-  const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S;
-  for (Index phase = 0; phase < s.stride_h * s.stride_w; ++phase) {
-    const Index a = phase / s.stride_w, b = phase % s.stride_w;
-    if (a >= s.H || b >= s.W) continue;
-    const Index count = phase_taps(s, a, b, taps, position);
-    if (count == 0) {
-      clear_phase(s, a, b, dx);
-      continue;
-    }
-    const Index depth = filters * count;
-    float* packed = mirrored + channels * depth;
-    ColumnProduct p = {};
-    p.gather.image_stride = s.K * s.P * s.Q;
-    p.gather.channel_stride = s.P * s.Q;
-    p.gather.height = s.P;
-    p.gather.width = s.Q;
-    p.gather.out_height = (s.H - a + s.stride_h - 1) / s.stride_h;
-    p.gather.out_width = (s.W - b + s.stride_w - 1) / s.stride_w;
-    p.gather.stride_h = p.gather.stride_w = 1;
-    p.gather.taps = count;
-    p.gather.tap_h = taps.h;
-    p.gather.tap_w = taps.w;
-    p.images = s.N;
-    p.rows = channels;
-    p.depth = depth;
-    p.packed_a = packed;
-    p.out_image_stride = s.C * s.H * s.W;
-    p.out_plane_stride = s.H * s.W;
-    p.out_width = s.W;
-    p.step_h = s.stride_h;
-    p.step_w = s.stride_w;
-    for (Index g = 0; g < s.groups; ++g) {
-      const float* w = weight + g * filters * channels * cells;
-      parallel_for(channels, grain_for(static_cast<double>(depth)), [&](Index begin, Index end) {
-        for (Index c = begin; c < end; ++c) {
-          for (Index k = 0; k < filters; ++k) {
-            for (Index t = 0; t < count; ++t) {
-              mirrored[(c * filters + k) * count + t] = w[(k * channels + c) * cells + position[t]];
-            }
-          }
-        }
-      });
-      pack_blocks(mirrored, depth, channels, depth, packed);
-      p.gather.image = dy + g * filters * s.P * s.Q;
-      p.out = dx + g * channels * s.H * s.W + a * s.W + b;
-      multiply_columns(p);
-    }
+  if (scatter_is_cheaper(s)) {
+    backward_data_by_scatter(s, dy, weight, dx, workspace);
+  } else {
+    backward_data_by_phases(s, dy, weight, dx, workspace);
   }
 }
 
