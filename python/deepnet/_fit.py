@@ -59,6 +59,11 @@ class History(dict[str, list[float]]):
             self.setdefault(name, []).append(value)
         self.seconds.append(seconds)
 
+    def drop_unfinished(self) -> None:
+        """Forget an epoch whose figures are here in part, because Ctrl-C came while they were added."""
+        for values in self.values():
+            del values[self.epochs :]
+
     def __repr__(self) -> str:
         last = _progress.format_logs({name: values[-1] for name, values in self.items()})
         return f"<History: {self.epochs} epochs, {sum(self.seconds):.1f} s{', ' + last if last else ''}>"
@@ -154,6 +159,7 @@ def fit(
         _train(trainer, source, validation, epochs, hooks, bar, history)
     finally:
         bar.close()
+        history.drop_unfinished()
         for layer, mode in modes:
             layer.train(mode)
         hooks.call("on_fit_end", history)

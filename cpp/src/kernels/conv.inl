@@ -56,6 +56,9 @@ inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_
       const float* from = it.image + h * g.width + w + c_first * g.channel_stride;
       if (whole && it.lanes == W && g.stride_w == 1) {
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) store(to, load(from));
+      } else if (it.lanes == W && g.stride_w == 1) {
+        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
+          store(to, load_lanes(from, inside));
       } else if (g.stride_w == 1) {
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
           store_lanes(to, all, load_lanes(from, inside));

@@ -1,6 +1,7 @@
 // Three products with the column matrix of conv.inl (rows (c, r, s), columns (n, p, q)), per group of channels:
 //   forward   y       (K x pixels)  = W (K x CRS)          columns of x (CRS x pixels)
-//   dE/dx     dx      (C x pixels)  = mirrored W (C x KRS) columns of dy, in stride_h x stride_w phases; or, where those
+//   dE/dx     dx      (C x pixels)  = mirrored W (C x KRS) columns of dy, in stride_h x stride_w phases; or, where
+//   those
 //             columns would be many more than x's, col2im of  W^T (CRS x K) dy (K x pixels)
 //   dE/dW     d_W^T   (CRS x K)     = columns of x (CRS x pixels)  dy^T (pixels x K)
 // In the last, vectors run along K and the columns need no transposing: a row of them is a run of the image.
@@ -242,9 +243,9 @@ void backward_data_by_phases(const ConvShape& s, const float* dy, const float* w
   }
 }
 
-// Cost of dE/dx a filter and channel, in multiply-adds and moved elements, both ways. Phases compute every cell of x from all
-// its taps, also those that fall outside dy, and pack K columns for them; scattering computes only what is in dy but moves
-// C columns twice, to the tile and from there to dx. Measured: a move weighs about 10 multiply-adds.
+// Cost of dE/dx a filter and channel, in multiply-adds and moved elements, both ways. Phases compute every cell of x
+// from all its taps, also those that fall outside dy, and pack K columns for them; scattering computes only what is in
+// dy but moves C columns twice, to the tile and from there to dx. Measured: a move weighs about 10 multiply-adds.
 bool scatter_is_cheaper(const ConvShape& s) {
   const double cells = static_cast<double>(s.H * s.W), pixels = static_cast<double>(s.P * s.Q);
   const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
@@ -262,7 +263,8 @@ void backward_data_by_scatter(const ConvShape& s, const float* dy, const float* 
   // Blocks of channels that keep a strip of columns within 512 KB, and every core busy where images are few.
   const Index most_rows = std::max<Index>(cells, (1 << 17) / kernel.gemm_nr);
   Index block = std::max<Index>(1, std::min(even_piece(channels, std::max<Index>(1, most_rows / cells)), channels));
-  while (s.N * s.groups * ((channels + block - 1) / block) < 8 && block * cells >= 64 && block > 1) block = (block + 1) / 2;
+  while (s.N * s.groups * ((channels + block - 1) / block) < 8 && block * cells >= 64 && block > 1)
+    block = (block + 1) / 2;
   const Index blocks = (channels + block - 1) / block;
   const Index strip =
       std::min(round_up(pixels, kernel.gemm_nr),
