@@ -108,6 +108,11 @@ template <int R, int V, bool packed>
 void micro_tile(int64_t k, const float* __restrict a, const float* __restrict b, const TileOut& out) {
   constexpr int64_t row = packed ? 1 : kRowRunStride, step = packed ? R : 1;
   vf sum[R][V] = {};
+  // C is wanted when the sums are done: it comes from memory meanwhile.
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) __builtin_prefetch(out.c + i * out.ldc + v * W, 1);
   for (int64_t j = 0; j < k; ++j) {
     vf column[V];
 #pragma GCC unroll 4
