@@ -7,19 +7,30 @@
 
 #include <deepnet/error.hpp>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace deepnet {
 namespace {
 
 constexpr std::size_t alignment = 64;
+// From here on, memory is aligned for huge pages and asks for them: channels of an image lie a page or more apart, so
+// that with small pages nearly every channel costs an address translation.
+constexpr std::size_t huge_page = std::size_t{2} << 20, huge_from = 2 * huge_page;
 
 std::shared_ptr<void> allocate(std::size_t bytes) {
+  const std::align_val_t align{bytes >= huge_from ? huge_page : alignment};
   // Rounded up so that a vector load at the end stays inside; never 0, so that data() is never null.
   const std::size_t rounded = (bytes / alignment + 1) * alignment;
-  void* memory = ::operator new(rounded, std::align_val_t{alignment}, std::nothrow);
+  void* memory = ::operator new(rounded, align, std::nothrow);
   if (memory == nullptr) {
     throw ValueError("[Tensor] not enough memory for " + std::to_string(bytes) + " bytes");
   }
-  return {memory, [](void* p) { ::operator delete(p, std::align_val_t{alignment}); }};
+#if defined(__linux__)
+  if (bytes >= huge_from) madvise(memory, rounded, MADV_HUGEPAGE);  // a wish: where it is refused, pages are small
+#endif
+  return {memory, [align](void* p) { ::operator delete(p, align); }};
 }
 
 }  // namespace
