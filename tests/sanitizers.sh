@@ -26,9 +26,9 @@ cp -R python/deepnet/. $build/python/deepnet/
 
 # The interpreter is not instrumented, so the runtime has to come first; libstdc++ with it, or the interceptor of
 # __cxa_throw finds nothing to call. Leaks are not looked for: the interpreter keeps memory to the end. Sizes beyond all
-# memory must come back as a refused allocation. Timings mean nothing here, and the packaging tests (the README's with them) build the program
-# anew without sanitizers; memory seems to grow, because freed blocks are kept for a while to catch late uses. With
-# --capture=sys the report of a dying process is seen.
+# memory must come back as a refused allocation. Timings mean nothing here, and the packaging tests, and the README's
+# with them, build the program anew without sanitizers; memory seems to grow, because freed blocks are kept for a while
+# to catch late uses. With --capture=sys the report of a dying process is seen.
 preload="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"
 ASAN_OPTIONS+=:detect_leaks=0:allocator_may_return_null=1
 LD_PRELOAD=$preload PYTHONPATH=$PWD/$build/python \

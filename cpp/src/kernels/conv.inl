@@ -1,8 +1,7 @@
 // The column matrix of a convolution (im2col), never made whole: the packers below read it straight from the image.
 //   column[c * taps + t][(n * P + p) * Q + q] = image[n, c, p * stride_h + tap_h[t], q * stride_w + tap_w[t]],
 // 0 outside the image. Forward is W (K x C taps) times it. dE/dx is the same product over dE/dy with the taps
-// mirrored; with a stride it falls into stride_h x stride_w phases, each a stride-1 product over the taps that reach
-// it.
+// mirrored; with a stride it falls into stride_h x stride_w phases, each a stride-1 product over the taps reaching it.
 namespace {
 
 // Neighbouring columns that come from one row of one image: `lanes` of them, at lane `at` of the vector.

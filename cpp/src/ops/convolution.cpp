@@ -1,8 +1,7 @@
 // Three products with the column matrix of conv.inl (rows (c, r, s), columns (n, p, q)), per group of channels:
 //   forward   y       (K x pixels)  = W (K x CRS)          columns of x (CRS x pixels)
-//   dE/dx     dx      (C x pixels)  = mirrored W (C x KRS) columns of dy, in stride_h x stride_w phases; or, where
-//   those
-//             columns would be many more than x's, col2im of  W^T (CRS x K) dy (K x pixels)
+//   dE/dx     dx      (C x pixels)  = mirrored W (C x KRS) columns of dy, in stride_h x stride_w phases
+//       or    dx      = col2im of     W^T (CRS x K)  dy (K x pixels), where the columns of dy would be many more
 //   dE/dW     d_W^T   (CRS x K)     = columns of x (CRS x pixels)  dy^T (pixels x K)
 // In the last, vectors run along K and the columns need no transposing: a row of them is a run of the image.
 #include "convolution.hpp"
@@ -245,7 +244,8 @@ void backward_data_by_phases(const ConvShape& s, const float* dy, const float* w
 
 // Cost of dE/dx a filter and channel, in multiply-adds and moved elements, both ways. Phases compute every cell of x
 // from all its taps, also those that fall outside dy, and pack K columns for them; scattering computes only what is in
-// dy but moves C columns twice, to the tile and from there to dx. Measured: a move weighs about 10 multiply-adds.
+// dy but moves C columns twice, to the tile and from there to dx. A move is taken for
+// 10 multiply-adds: an estimate.
 bool scatter_is_cheaper(const ConvShape& s) {
   const double cells = static_cast<double>(s.H * s.W), pixels = static_cast<double>(s.P * s.Q);
   const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
