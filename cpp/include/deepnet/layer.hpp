@@ -70,6 +70,7 @@ struct ForwardCall {
   void* cache = nullptr;  ///< null where no backward will follow
   void* workspace = nullptr;
   Activation activation = {};    ///< to be applied to the output; none unless the contract accepts one
+  const Tensor* mask = nullptr;  ///< (N, T) float32, 0 at steps of padding, else 1; null: there is no padding
   bool training = false;         ///< dropout drops, batch normalisation uses the batch
   std::uint64_t random_key = 0;  ///< seeds this call's random numbers; the same in the backward call
 };
@@ -79,8 +80,9 @@ struct BackwardCall {
   const Tensor* output = nullptr;    ///< valid only if the contract needs them
   const Tensor* d_output = nullptr;  ///< dE/dOutput
   Tensor* d_inputs = nullptr;        ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
-  const void* cache = nullptr;
+  void* cache = nullptr;             ///< forward's; a layer may add what is to be looked at afterwards
   void* workspace = nullptr;
+  const Tensor* mask = nullptr;  ///< forward's
   bool training = false;
   bool accumulate = true;  ///< add to the parameters' gradients; false: overwrite them
   std::uint64_t random_key = 0;
@@ -100,6 +102,8 @@ class Layer {
   virtual std::string kind() const = 0;
   virtual Config config() const { return {}; }
   virtual int input_count() const { return 1; }
+  /// Whether it may be given `count` inputs: optional ones (an initial state) follow the input_count() others.
+  virtual bool takes_inputs(int count) const { return count == input_count(); }
 
   virtual Contract contract() const { return {}; }
   /// Checks the shapes of the inputs (ShapeError) and tells that of the output.
