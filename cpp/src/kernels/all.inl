@@ -15,3 +15,5 @@
 #include "softmax.inl"
 
 #include "conv.inl"  // after gemm.inl, whose panels it fills
+
+#include "winograd.inl"  // after conv.inl, whose columns it transforms

@@ -10,8 +10,6 @@
 namespace deepnet {
 namespace {
 
-Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // Block of C that is one task: by shape alone. A block of A (rows x gemm_depth) should stay in the second-level
 // cache; small enough pieces keep every core busy, while a piece under 2^20 multiply-adds is not worth a thread.
 struct Blocks {
