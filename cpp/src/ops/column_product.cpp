@@ -95,6 +95,22 @@ ConvGather forward_gather(const ConvShape& s, const float* x, const Taps& taps) 
   return g;
 }
 
+Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* position) {
+  Index count = 0;
+  for (Index r = 0; r < s.R; ++r) {
+    const Index h = a + s.pad_top - r * s.dilation_h;
+    if (h % s.stride_h != 0) continue;
+    for (Index c = 0; c < s.S; ++c) {
+      const Index w = b + s.pad_left - c * s.dilation_w;
+      if (w % s.stride_w != 0) continue;
+      taps.h[count] = static_cast<int32_t>(h / s.stride_h);
+      taps.w[count] = static_cast<int32_t>(w / s.stride_w);
+      position[count++] = r * s.S + c;
+    }
+  }
+  return count;
+}
+
 void multiply_columns(const ColumnProduct& p) {
   const Index nr = kernels().gemm_nr, width = kernels().vector_width;
   const Index pixels = p.gather.out_height * p.gather.out_width;

@@ -15,6 +15,10 @@ struct Taps {
 inline std::size_t taps_floats(const ConvShape& s) { return static_cast<std::size_t>(2 * s.R * s.S); }
 Taps forward_taps(const ConvShape& shape, float* workspace);
 
+/// The taps of forward that reach the input cells (a + stride_h i, b + stride_w j), as offsets into dy, and where they
+/// stand in the kernel. Returns how many.
+Index phase_taps(const ConvShape& shape, Index a, Index b, const Taps& taps, Index* position);
+
 /// The columns that forward multiplies with: those of x, of one group's channels.
 ConvGather forward_gather(const ConvShape& shape, const float* x, const Taps& taps);
 

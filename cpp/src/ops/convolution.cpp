@@ -6,6 +6,7 @@
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
 #include "col2im.hpp"
+#include "depthwise.hpp"
 #include "implicit_gemm.hpp"
 #include "winograd.hpp"
 
@@ -26,10 +27,15 @@ bool scatter_is_cheaper(const ConvShape& s) {
 }  // namespace
 
 std::size_t conv_forward_workspace(const ConvShape& s) {
-  return winograd_forward_wins(s) ? winograd_forward_workspace(s) : implicit_forward_workspace(s);
+  return depthwise_applies(s)       ? depthwise_forward_workspace(s)
+         : winograd_forward_wins(s) ? winograd_forward_workspace(s)
+                                    : implicit_forward_workspace(s);
 }
 
 std::size_t conv_backward_workspace(const ConvShape& s) {
+  if (depthwise_applies(s)) {
+    return std::max(depthwise_backward_data_workspace(s), depthwise_backward_weight_workspace(s));
+  }
   const std::size_t data = winograd_backward_data_wins(s) ? winograd_backward_data_workspace(s)
                            : scatter_is_cheaper(s)        ? col2im_backward_data_workspace(s)
                                                           : implicit_backward_data_workspace(s);
@@ -39,20 +45,25 @@ std::size_t conv_backward_workspace(const ConvShape& s) {
 
 void conv_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
                   Activation activation, float* workspace) {
-  const auto forward = winograd_forward_wins(s) ? winograd_forward : implicit_forward;
+  const auto forward = depthwise_applies(s)       ? depthwise_forward
+                       : winograd_forward_wins(s) ? winograd_forward
+                                                  : implicit_forward;
   forward(s, x, weight, bias, y, activation, workspace);
 }
 
 void conv_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const auto backward = winograd_backward_data_wins(s) ? winograd_backward_data
-                        : scatter_is_cheaper(s)        ? col2im_backward_data
-                                                       : implicit_backward_data;
+  const auto backward = depthwise_applies(s)             ? depthwise_backward_data
+                        : winograd_backward_data_wins(s) ? winograd_backward_data
+                        : scatter_is_cheaper(s)          ? col2im_backward_data
+                                                         : implicit_backward_data;
   backward(s, dy, weight, dx, workspace);
 }
 
 void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, bool accumulate,
                           float* workspace) {
-  const auto backward = winograd_backward_weight_wins(s) ? winograd_backward_weight : implicit_backward_weight;
+  const auto backward = depthwise_applies(s)               ? depthwise_backward_weight
+                        : winograd_backward_weight_wins(s) ? winograd_backward_weight
+                                                           : implicit_backward_weight;
   backward(s, x, dy, d_weight, accumulate, workspace);
 }
 

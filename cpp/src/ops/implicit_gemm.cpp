@@ -18,24 +18,6 @@ namespace {
 
 constexpr double least_work = 1 << 20;  // multiply-adds that are worth a thread
 
-// The taps of forward that reach the input cells (a + stride_h i, b + stride_w j), as offsets into dy, and where they
-// stand in the kernel.
-Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* position) {
-  Index count = 0;
-  for (Index r = 0; r < s.R; ++r) {
-    const Index h = a + s.pad_top - r * s.dilation_h;
-    if (h % s.stride_h != 0) continue;
-    for (Index c = 0; c < s.S; ++c) {
-      const Index w = b + s.pad_left - c * s.dilation_w;
-      if (w % s.stride_w != 0) continue;
-      taps.h[count] = static_cast<int32_t>(h / s.stride_h);
-      taps.w[count] = static_cast<int32_t>(w / s.stride_w);
-      position[count++] = r * s.S + c;
-    }
-  }
-  return count;
-}
-
 void clear_phase(const ConvShape& s, Index a, Index b, float* dx) {
   parallel_for(s.N * s.C, grain_for(static_cast<double>(s.H * s.W)), [&](Index begin, Index end) {
     for (Index plane = begin; plane < end; ++plane) {
