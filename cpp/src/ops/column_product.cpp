@@ -97,10 +97,10 @@ ConvGather forward_gather(const ConvShape& s, const float* x, const Taps& taps) 
 
 Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* position) {
   Index count = 0;
-  for (Index r = 0; r < s.R; ++r) {
+  for (Index r = s.R; r-- > 0;) {
     const Index h = a + s.pad_top - r * s.dilation_h;
     if (h % s.stride_h != 0) continue;
-    for (Index c = 0; c < s.S; ++c) {
+    for (Index c = s.S; c-- > 0;) {
       const Index w = b + s.pad_left - c * s.dilation_w;
       if (w % s.stride_w != 0) continue;
       taps.h[count] = static_cast<int32_t>(h / s.stride_h);

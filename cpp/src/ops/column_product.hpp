@@ -16,7 +16,7 @@ inline std::size_t taps_floats(const ConvShape& s) { return static_cast<std::siz
 Taps forward_taps(const ConvShape& shape, float* workspace);
 
 /// The taps of forward that reach the input cells (a + stride_h i, b + stride_w j), as offsets into dy, and where they
-/// stand in the kernel. Returns how many.
+/// in the kernel, by rising offset. Returns how many.
 Index phase_taps(const ConvShape& shape, Index a, Index b, const Taps& taps, Index* position);
 
 /// The columns that forward multiplies with: those of x, of one group's channels.
