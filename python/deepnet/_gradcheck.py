@@ -30,11 +30,39 @@ _CONFIRMED = 2  # ... and how many of them must show an error
 
 
 class GradientError(AssertionError):
-    """A gradient that differs from what finite differences say; names the parameter or input."""
+    """A gradient that differs from what finite differences say; names the parameter or input.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> class Square(nn.Layer):
+    ...     def forward(self, x):
+    ...         self.x = x.copy()
+    ...         return x * x
+    ...     def backward(self, dy):
+    ...         return self.x * dy  # a factor of 2 is missing
+    >>> try:
+    ...     dn.gradcheck(Square(), np.ones((1, 1)))
+    ... except dn.GradientError as error:
+    ...     print(error)
+    [Square] input 0: gradient is wrong in 1 of 1 entries checked, most at [0, 0]: differences are 2 times ...
+    """
 
 
 class TensorReport(NamedTuple):
-    """What was found for one parameter or input."""
+    """What was found for one parameter or input.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> (tensor,) = dn.gradcheck(nn.Tanh(), np.ones((2, 3)))
+    >>> tensor.name, tensor.checked, tensor.unresolved, tensor.max_relative_error < 3e-3
+    ('input 0', 6, 0, True)
+    """
 
     name: str
     checked: int  #: entries compared one by one
@@ -43,7 +71,17 @@ class TensorReport(NamedTuple):
 
 
 class Report(tuple[TensorReport, ...]):
-    """The result of :func:`gradcheck`: one :class:`TensorReport` a tensor."""
+    """The result of :func:`gradcheck`: a tuple of one :class:`TensorReport` a tensor, which prints as a table.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> report = dn.gradcheck(nn.Linear(3, 2), np.ones((2, 3)))
+    >>> [tensor.name for tensor in report], report.max_relative_error < 3e-3
+    (['input 0', "parameter 'weight'", "parameter 'bias'"], True)
+    """
 
     @property
     def max_relative_error(self) -> float:
@@ -93,7 +131,13 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
 
     Examples
     --------
-    >>> dn.gradcheck(nn.Conv2d(2, 3, 3), np.random.default_rng(0).normal(size=(2, 2, 5, 5)))
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> print(dn.gradcheck(nn.Conv2d(2, 3, 3), np.random.default_rng(0).normal(size=(2, 2, 5, 5))))
+    input 0: 100 entries checked, 0 could not be judged, largest relative error ...
+    parameter 'weight': 54 entries checked, 0 could not be judged, largest relative error ...
+    parameter 'bias': 3 entries checked, 0 could not be judged, largest relative error ...
     """
     arrays = [_real_array(array, index) for index, array in enumerate(inputs)]
     label = f"[{getattr(layer, 'kind', type(layer).__name__)}]"

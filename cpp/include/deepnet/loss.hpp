@@ -9,9 +9,11 @@
 
 namespace deepnet {
 
+/// Base of the losses. They hold nothing: several threads may call one at once.
 class Loss {
  public:
   virtual ~Loss() = default;
+  /// The class's name, "MSELoss": opens every error message.
   virtual std::string kind() const = 0;
   /// Whether an int64 target means class labels.
   virtual bool takes_labels() const { return false; }
@@ -33,7 +35,7 @@ class CrossEntropyLoss : public Loss {
   double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
 };
 
-/// E = mean_n -y_n[label_n], y log-probabilities of shape (N, C) or (N, C, ...).
+/// E = mean_n -y_n[label_n], y log-probabilities of shape (N, C) or (N, C, ...); target int64 labels (N) or (N, ...).
 class NLLLoss : public Loss {
  public:
   std::string kind() const override { return "NLLLoss"; }
@@ -42,7 +44,7 @@ class NLLLoss : public Loss {
   double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
 };
 
-/// E = mean (y - target)^2 over all elements.
+/// E = mean (y - target)^2 over all elements, target of y's shape; dE/dy = 2 (y - target) / size.
 class MSELoss : public Loss {
  public:
   std::string kind() const override { return "MSELoss"; }
@@ -50,7 +52,8 @@ class MSELoss : public Loss {
   double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
 };
 
-/// E = mean -(t log s(y) + (1 - t) log(1 - s(y))), s the sigmoid, as max(y, 0) - y t + log(1 + exp(-|y|)).
+/// E = mean -(t log s(y) + (1 - t) log(1 - s(y))), s the sigmoid, as max(y, 0) - y t + log(1 + exp(-|y|));
+/// over all elements, t of y's shape; dE/dy = (s(y) - t) / size.
 class BCEWithLogitsLoss : public Loss {
  public:
   std::string kind() const override { return "BCEWithLogitsLoss"; }

@@ -9,9 +9,12 @@
 
 namespace deepnet {
 
+/// Trains a model's layer in place. Copies share their plans; one step runs at a time.
 class Trainer {
  public:
+  /// ValueError where one of them is null.
   Trainer(Model model, std::shared_ptr<Loss> loss, std::shared_ptr<Optimizer> optimizer);
+  /// Trainer(net, CrossEntropyLoss{}, SGD{0.1, 0.9})
   template <class L, class O>
   Trainer(Model model, L loss, O optimizer)
       : Trainer(std::move(model), std::shared_ptr<Loss>(std::make_shared<L>(std::move(loss))),
@@ -20,12 +23,13 @@ class Trainer {
   /// One step of training on a batch, always in training mode; returns the loss before the update. The
   /// gradients are this step's alone. Throws NonFiniteError, the weights unchanged, where the loss is not finite.
   float step(const Tensor& x, const Tensor& target);
-  /// The same on the rows order[begin:end] of x and target, gathered natively.
+  /// The same on the rows order[begin:end] of x and target, gathered natively; `order` is int64.
   float step_rows(const Tensor& x, const Tensor& target, const Tensor& order, Index begin, Index end);
 
   /// How many of the last step's rows were classified rightly; -1 where the target was not labels.
   Index last_correct() const;
 
+  /// What it was made of.
   const Model& model() const;
   const std::shared_ptr<Loss>& loss() const;
   const std::shared_ptr<Optimizer>& optimizer() const;
