@@ -21,6 +21,9 @@ inline vmask lane_range(int first, int last) {
   return (lane >= first) & (lane < last);
 }
 
+// Lanes 0 and 2.
+inline vmask even_mask() { return vi{-1, 0, -1, 0}; }
+
 // Other lanes are 0 and their memory is not touched.
 inline vf load_lanes(const float* p, vmask m) {
   vf v = {};

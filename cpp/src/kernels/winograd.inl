@@ -14,32 +14,6 @@ namespace {
 
 constexpr int PATCH = 16;
 
-template <int... I>
-inline vf even_lanes(vf low, vf high, Lanes<I...>) {
-  return shuffle<(2 * I)...>(low, high);
-}
-template <int... I>
-inline vf odd_lanes(vf low, vf high, Lanes<I...>) {
-  return shuffle<(2 * I + 1)...>(low, high);
-}
-
-// Up to 2 W neighbouring cells of a row; those outside the image are 0 and are not read.
-struct CellPairs {
-  vmask low, high;
-  // Cells [0, n) from column w of a row of `width`.
-  void set(int64_t w, int64_t n, int64_t width) {
-    const int first = w >= 0 ? 0 : w > -2 * W ? (int)-w : 2 * W;
-    const int last = width - w >= n ? (int)n : width - w > 0 ? (int)(width - w) : 0;
-    low = lane_range(first, last);
-    high = lane_range(first - W, last - W);
-  }
-  void load(const float* row, vf& even, vf& odd) const {
-    const vf a = load_lanes(row, low), b = load_lanes(row + W, high);
-    even = even_lanes(a, b, AllLanes());
-    odd = odd_lanes(a, b, AllLanes());
-  }
-};
-
 // The S x S cells (S = 2 or 4) of n <= W tiles from tile j, channel after channel.
 template <int S>
 struct TileCells {
@@ -147,12 +121,6 @@ void winograd_pack_weight(const float* weight, int64_t row_stride, int64_t k_str
       }
     }
   }
-}
-
-template <int... I>
-inline void interleave(vf even, vf odd, vf* out, Lanes<I...>) {
-  out[0] = shuffle<((I & 1) ? W + I / 2 : I / 2)...>(even, odd);
-  out[1] = shuffle<((I & 1) ? W + W / 2 + I / 2 : W / 2 + I / 2)...>(even, odd);
 }
 
 // A^T m A of W tiles: two rows of 2 W pixels, a row two vectors.

@@ -58,7 +58,7 @@ void scatter_strip(const ColumnProduct& p, Index j0, Index n, const float* tile,
       if (p.step_w == 1) {
         std::memcpy(to, from, static_cast<std::size_t>(run) * sizeof(float));
       } else {
-        for (Index c = 0; c < run; ++c) to[c * p.step_w] = from[c];
+        kernels().copy_strided(run, from, to, p.step_w);
       }
     }
     done += run;
