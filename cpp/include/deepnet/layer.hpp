@@ -66,6 +66,7 @@ struct Memory {
 
 struct ForwardCall {
   const Tensor* inputs = nullptr;
+  int input_count = 1;
   Tensor* output = nullptr;
   void* cache = nullptr;  ///< null where no backward will follow
   void* workspace = nullptr;
@@ -77,6 +78,7 @@ struct ForwardCall {
 
 struct BackwardCall {
   const Tensor* inputs = nullptr;    ///< valid only if the contract needs them
+  int input_count = 1;               ///< and of d_inputs
   const Tensor* output = nullptr;    ///< valid only if the contract needs them
   const Tensor* d_output = nullptr;  ///< dE/dOutput
   Tensor* d_inputs = nullptr;        ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted

@@ -107,6 +107,7 @@ void Execution::run_forward(Step& step, Phase phase) {
   step.training = training_of(*step.layer, phase);
   ForwardCall call;
   call.inputs = step.inputs.data();
+  call.input_count = static_cast<int>(step.inputs.size());
   call.output = &step.output;
   call.cache = request_.backward ? arena_at(p.cache) : nullptr;
   call.workspace = arena_at(p.forward_workspace);
@@ -156,6 +157,7 @@ void Execution::run_backward(Step& step, bool accumulate) {
   }
   BackwardCall call;
   call.inputs = step.inputs.data();
+  call.input_count = static_cast<int>(step.inputs.size());
   call.output = &step.output;
   call.d_output = d_output;
   call.d_inputs = step.d_inputs.data();
