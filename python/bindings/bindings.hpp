@@ -9,6 +9,7 @@ void bind_errors(py::module_& m);
 void bind_runtime(py::module_& m);
 void bind_layer(py::module_& m);
 void bind_layers(py::module_& m);
+void bind_recurrent_stack(py::module_& m);
 void bind_init(py::module_& m);
 void bind_loss(py::module_& m);
 void bind_optimizer(py::module_& m);
