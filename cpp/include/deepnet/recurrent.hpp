@@ -26,7 +26,7 @@ class RecurrentLayer : public Layer {
   /// One step of streaming inference: x_t (N, F) -> (N, S). The state stays in the layer until the next step.
   virtual Tensor step(const Tensor& x_t) = 0;
   /// Forgets the state that step() and stateful runs carry on.
-  virtual void reset_state() = 0;
+  void reset_state() override = 0;
 };
 
 }  // namespace deepnet
