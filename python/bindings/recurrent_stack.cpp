@@ -45,7 +45,7 @@ void bind_gated(py::module_& m, const char* kind, const char* doc) {
 }  // namespace
 
 void bind_recurrent_stack(py::module_& m) {
-  py::class_<RecurrentStack, Layer, py::smart_holder>(m, "RecurrentStack", "Base of `RNN`, `LSTM` and `GRU`.")
+  py::class_<RecurrentStack, RecurrentLayer, py::smart_holder>(m, "RecurrentStack", "Base of `RNN`, `LSTM` and `GRU`.")
       .def_readonly("input_size", &RecurrentStack::input_size)
       .def_readonly("hidden_size", &RecurrentStack::hidden_size)
       .def_property_readonly("num_layers", [](const RecurrentStack& l) { return l.options.num_layers; })

@@ -32,7 +32,7 @@ class RecurrentLayer : public Layer {
   /// One step of streaming inference: x_t (N, F) -> (N, S). The state stays in the layer until the next step.
   virtual Tensor step(const Tensor& x_t) = 0;
   /// Forgets the state that step() and stateful runs carry on.
-  virtual void reset_state() = 0;
+  void reset_state() override = 0;
 };
 
 struct RecurrentOptions {
@@ -92,6 +92,7 @@ class RecurrentStack : public RecurrentLayer {
   bool drops(bool training) const { return training && options.dropout > 0.0; }
   RecurrentShape shape_of(const Shape& input, Index layer) const;
   const Weights& weights(Index layer, int direction) const;
+  void check_mask(const ForwardCall& call) const;
   void check_carried(Index batch) const;
   std::vector<Tensor> initial_state(const ForwardCall& call) const;
   void carry(const Run& run) const;

@@ -233,6 +233,7 @@ NamedParameters RecurrentStack::parameters() const {
 Contract RecurrentStack::contract() const {
   Contract c;
   c.backward_needs_input = false;
+  c.inspectable = true;
   return c;
 }
 
@@ -259,6 +260,13 @@ Shape RecurrentStack::output_shape(const std::vector<Shape>& inputs) const {
   const Index width = directions() * hidden_size;
   Shape({4, x[0], x[1] + 2, width, options.num_layers}).size();  // throws where memory() would overflow
   return options.return_sequences ? Shape{x[0], x[1], width} : Shape{x[0], width};
+}
+
+void RecurrentStack::check_mask(const ForwardCall& call) const {
+  const Shape& x = call.inputs[0].shape();
+  if (call.mask == nullptr || call.mask->shape() == Shape{x[0], x[1]}) return;
+  throw ShapeError("[" + kind() + "] expected a mask of shape (N, T) for input of shape " + x.str() + ", got " +
+                   call.mask->shape().str());
 }
 
 // --- states --------------------------------------------------------------------------------------------------------
@@ -399,6 +407,7 @@ void RecurrentStack::forward_layer(const Run& run, Index layer, const float* x, 
 void RecurrentStack::forward(const ForwardCall& call) const {
   const Shape& input = call.inputs[0].shape();
   const Layout layout(*this, input, call.cache != nullptr);
+  check_mask(call);
   Run run = {layout, input, initial_state(call), call.mask ? call.mask->data() : nullptr, nullptr, nullptr};
   run.memory = static_cast<float*>(layout.keep ? call.cache : call.workspace);
   run.scratch = static_cast<float*>(call.workspace) + (layout.keep ? 0 : layout.kept.floats);
@@ -422,7 +431,7 @@ void RecurrentStack::forward(const ForwardCall& call) const {
     }
   }
   run.memory[layout.norms] = -1.0f;
-  if (options.stateful) carry(run);
+  if (options.stateful && !call.rehearsal) carry(run);
 }
 
 // dE/dy of step 0 of sequence 0, or null, and its way to the next step and sequence.
