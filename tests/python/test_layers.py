@@ -95,7 +95,7 @@ def test_bad_shape_is_refused(row, shape):
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 with_parameters = pytest.mark.parametrize(
-    "case", [case for row in (cases.LINEAR, cases.CONV2D) for case in cases.cases_of(row)], ids=str
+    "case", [case for row in (cases.LINEAR, cases.CONV2D, *cases.RECURRENT) for case in cases.cases_of(row)], ids=str
 )
 
 
