@@ -312,11 +312,25 @@ LAST = {"return_sequences": False}
 # (N, T, F) and H: one to three layers, one direction and both, T from 1 to 300, widths around those of vectors.
 SEQUENCES = [
     *[recurrent((n, t, f), h) for n, t, f, h in [(1, 1, 1, 1), (2, 3, 4, 5), (3, 1, 5, 7), (1, 6, 3, 2)]],
-    *[recurrent((n, 4, f, ), h) for n, f, h in [(5, 9, 8), (4, 8, 9), (7, 15, 16), (2, 17, 15), (9, 16, 17), (3, 33, 31)]],
+    *[
+        recurrent(
+            (
+                n,
+                4,
+                f,
+            ),
+            h,
+        )
+        for n, f, h in [(5, 9, 8), (4, 8, 9), (7, 15, 16), (2, 17, 15), (9, 16, 17), (3, 33, 31)]
+    ],
     *[recurrent((n, 3, 6), 32) for n in (4, 13, 14, 15, 16, 17, 33)],
     *[recurrent((2, 300, 9), 13), recurrent((1, 200, 16), 32), recurrent((3, 17, 5), 65), recurrent((2, 4, 7), 257)],
     *[recurrent((3, 5, 4), 6, num_layers=2), recurrent((2, 7, 3), 33, num_layers=3)],
-    *[recurrent((3, 5, 4), 6, **BOTH), recurrent((17, 6, 8), 32, num_layers=3, **BOTH), recurrent((2, 1, 3), 5, **BOTH)],
+    *[
+        recurrent((3, 5, 4), 6, **BOTH),
+        recurrent((17, 6, 8), 32, num_layers=3, **BOTH),
+        recurrent((2, 1, 3), 5, **BOTH),
+    ],
     *[recurrent((5, 9, 11), 33, num_layers=2, bias=False, **BOTH), recurrent((2, 3, 4), 5, bias=False)],
     *[recurrent((3, 5, 4), 6, **LAST), recurrent((4, 7, 3), 20, num_layers=2, **BOTH, **LAST)],
 ]
