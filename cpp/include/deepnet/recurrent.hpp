@@ -12,6 +12,7 @@ namespace deepnet {
 struct RecurrentShape;
 struct RecurrentWeights;
 struct RecurrentGradients;
+struct InputDropout;
 
 /// What every recurrent layer can be asked beyond Layer: its state, at the end of a run and from step to step.
 ///
@@ -81,7 +82,6 @@ class RecurrentStack : public RecurrentLayer {
  private:
   struct Layout;
   struct Run;
-  struct OutputGradient;
   struct Weights {
     ParameterPtr weight_ih, weight_hh, bias_ih, bias_hh;
     RecurrentWeights data() const;
@@ -89,18 +89,15 @@ class RecurrentStack : public RecurrentLayer {
   };
   int directions() const { return options.bidirectional ? 2 : 1; }
   Index state_rows() const { return options.num_layers * directions(); }
-  bool drops(bool training) const { return training && options.dropout > 0.0; }
   RecurrentShape shape_of(const Shape& input, Index layer) const;
   const Weights& weights(Index layer, int direction) const;
   void check_mask(const ForwardCall& call) const;
   void check_carried(Index batch) const;
   std::vector<Tensor> initial_state(const ForwardCall& call) const;
   void carry(const Run& run) const;
-  template <class Copy>
-  void for_each_state(const Layout& layout, const RecurrentShape& s, Index layer, float* memory, bool final,
-                      Copy copy) const;
-  void forward_layer(const Run& run, Index layer, const float* x, float* y) const;
-  void backward_layer(const Run& run, const BackwardCall& call, Index layer, const OutputGradient& dy, float* dx);
+  InputDropout dropout_of(bool training, std::uint64_t key, Index layer) const;
+  void forward_layer(const Run& run, Index layer, const InputDropout& dropout, float* y) const;
+  void backward_layer(const Run& run, const BackwardCall& call, Index layer, const float* dy_slots, float* const* dx);
 
   const CellKind cell_;
   const ActivationKind nonlinearity_;

@@ -21,6 +21,9 @@ inline void zero_row(int64_t n, float* to) {
   for (int64_t i = 0; i < n; i += W) store_first(to + i, n - i, vf{});
 }
 
+inline const float* row_of(const float* p, int64_t row, int64_t stride) { return p ? p + row * stride : nullptr; }
+inline float* row_of(float* p, int64_t row, int64_t stride) { return p ? p + row * stride : nullptr; }
+
 // The state and the output of sequence `row`.
 struct CellRow {
   const float *h_before, *c_before;
@@ -28,10 +31,10 @@ struct CellRow {
 
   CellRow(const CellForward& s, int64_t row)
       : h_before(s.h_before + row * s.h_stride),
-        c_before(s.c_before + row * s.width),
+        c_before(row_of(s.c_before, row, s.width)),
         h(s.h + row * s.h_stride),
-        c(s.c + row * s.width),
-        y(s.y ? s.y + row * s.y_stride : nullptr),
+        c(row_of(s.c, row, s.width)),
+        y(row_of(s.y, row, s.y_stride)),
         gates(s.gates + row * s.gate_stride) {}
 
   void put_out(int64_t i, int64_t lanes, vf value) const {
@@ -112,13 +115,13 @@ struct CellRowBackward {
 
   CellRowBackward(const CellBackward& s, int64_t row)
       : h_before(s.h_before + row * s.h_stride),
-        c_before(s.c_before + row * s.width),
+        c_before(row_of(s.c_before, row, s.width)),
         h(s.h + row * s.h_stride),
-        c(s.c + row * s.width),
-        dy(s.dy ? s.dy + row * s.dy_stride : nullptr),
+        c(row_of(s.c, row, s.width)),
+        dy(row_of(s.dy, row, s.dy_stride)),
         gates(s.gates + row * s.gate_stride),
         dh(s.dh + row * s.width),
-        dc(s.dc + row * s.width),
+        dc(row_of(s.dc, row, s.width)),
         d_gates(s.d_gates + row * s.gate_stride) {}
 };
 
