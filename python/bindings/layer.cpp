@@ -14,20 +14,18 @@ namespace {
 // "Conv2d(in_channels=3, kernel_size=(3, 3))"; a Sequential's layers follow, indented.
 std::string repr(const Layer& layer, const std::string& indent = "") {
   std::string text = layer.kind() + "(";
-  const auto children = layer.children();
-  if (!children.empty()) {
-    text += "\n";
-    for (std::size_t i = 0; i < children.size(); ++i) {
-      text += indent + "  (" + std::to_string(i) + "): " + repr(*children[i], indent + "  ") + "\n";
-    }
-    return text + indent + ")";
-  }
   const char* comma = "";
   for (const auto& [name, value] : layer.config()) {
     text += comma + name + "=" + std::string(py::str(py::repr(py::cast(value))));
     comma = ", ";
   }
-  return text + ")";
+  const auto children = layer.children();
+  if (children.empty()) return text + ")";
+  text += "\n";
+  for (std::size_t i = 0; i < children.size(); ++i) {
+    text += indent + "  (" + std::to_string(i) + "): " + repr(*children[i], indent + "  ") + "\n";
+  }
+  return text + indent + ")";
 }
 
 void assign(Tensor& to, py::handle value, const std::string& what) {
