@@ -112,10 +112,10 @@ py::object backward(Layer& layer, py::handle dy) {
   return pack(d_inputs.data(), d_inputs.size());
 }
 
-py::array predict(Layer& layer, py::handle x, Index batch_size, py::handle mask) {
+py::array predict(Layer& layer, py::handle x, Index batch_size, py::handle lengths, py::handle mask) {
   if (batch_size < 1) throw ValueError("[predict] expected batch_size >= 1, got " + std::to_string(batch_size));
   const Tensor input = as_float(x, layer.kind());
-  const Tensor padding = as_mask(layer.kind(), input.shape(), py::none(), mask);
+  const Tensor padding = as_mask(layer.kind(), input.shape(), lengths, mask);
   Model& model = model_of(layer);
   Tensor y;
   {
