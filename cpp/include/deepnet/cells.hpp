@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -156,9 +155,7 @@ class Recurrent : public RecurrentLayer {
   struct Steps;
   struct Gradients;
   std::vector<Shape> cell_inputs(const Shape& input) const;
-  void check_carried(const Tensor& carried, Index batch) const;
-  Tensor carried() const;
-  void carry(const Tensor& state) const;
+  Tensor carried(Index batch) const;
   void load_state(const ForwardCall& call, Tensor& state) const;
   void forward_step(const Steps& steps, Index i, const ForwardCall& call) const;
   bool is_cut(Index t, Index steps) const;
@@ -167,8 +164,7 @@ class Recurrent : public RecurrentLayer {
 
   const std::vector<Index> parts_;  // the cell's state_sizes
   const Index width_;               // their sum
-  mutable std::mutex carried_mutex_;
-  mutable Tensor carried_;  // (N, S): what step() and stateful runs carry on; undefined: zeros
+  mutable CarriedState carried_;    // of step() and stateful runs: (N, S)
 };
 
 }  // namespace deepnet

@@ -1,11 +1,34 @@
 // Recurrent layers: x(t) = f(x(t-1), a(t)), one shared layer at every step of a sequence.
 #pragma once
 
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include <deepnet/layer.hpp>
 
 namespace deepnet {
+
+/// What a recurrent layer carries on from call to call: the arrays of its state, or none. Any thread may ask; arrays
+/// that were set are not written again.
+class CarriedState {
+ public:
+  CarriedState() = default;
+  CarriedState(const CarriedState& other) : arrays_(other.get()) {}
+
+  std::vector<Tensor> get() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return arrays_;
+  }
+  void set(std::vector<Tensor> arrays) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    arrays_ = std::move(arrays);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<Tensor> arrays_;
+};
 
 /// What every recurrent layer can be asked beyond Layer: its state, at the end of a run and from step to step.
 ///

@@ -187,26 +187,20 @@ Shape Recurrent::output_shape(const std::vector<Shape>& inputs) const {
 
 // --- states ------------------------------------------------------------------------------------------------------
 
-void Recurrent::check_carried(const Tensor& carried, Index batch) const {
-  if (!carried.defined() || carried.shape()[0] == batch) return;
-  throw ShapeError("[Recurrent] expected a batch of " + std::to_string(carried.shape()[0]) +
-                   " sequences, whose state is carried on, got " + std::to_string(batch) +
-                   ": call reset_state() to begin anew");
-}
-
-// A Tensor that is carried is never written again, so a copy of the handle is enough.
-Tensor Recurrent::carried() const {
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  return carried_;
-}
-
-void Recurrent::carry(const Tensor& state) const {
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  carried_ = state;
+// (N, S), or undefined: zeros.
+Tensor Recurrent::carried(Index batch) const {
+  const std::vector<Tensor> state = carried_.get();
+  if (state.empty()) return {};
+  if (state[0].shape()[0] != batch) {
+    throw ShapeError("[Recurrent] expected a batch of " + std::to_string(state[0].shape()[0]) +
+                     " sequences, whose state is carried on, got " + std::to_string(batch) +
+                     ": call reset_state() to begin anew");
+  }
+  return state[0];
 }
 
 void Recurrent::reset_state() {
-  carry(Tensor());
+  carried_.set({});
   cell->reset_state();
 }
 
@@ -219,8 +213,7 @@ void Recurrent::load_state(const ForwardCall& call, Tensor& state) const {
     }
     return;
   }
-  const Tensor before = options.stateful ? carried() : Tensor();
-  check_carried(before, batch);
+  const Tensor before = options.stateful ? carried(batch) : Tensor();
   if (before.defined()) {
     settle(before, state.data());
   } else {
@@ -254,19 +247,19 @@ Tensor Recurrent::step(const Tensor& x_t) {
   }
   FlushDenormals flush;
   const Index batch = shape[0];
-  Tensor inputs[2] = {x_t, carried()}, next({batch, width_}), y({batch, parts_[0]});
-  check_carried(inputs[1], batch);
+  Tensor inputs[2] = {x_t, carried(batch)}, next({batch, width_}), output = next, y({batch, parts_[0]});
   if (!inputs[1].defined()) inputs[1] = Tensor::zeros({batch, width_});
   const Memory memory = cell->memory({shape, inputs[1].shape()}, false);
   Tensor workspace({static_cast<Index>(memory.forward_workspace / sizeof(float)) + 1});
   ForwardCall call;
   call.inputs = inputs;
   call.input_count = 2;
-  call.output = &next;
+  call.output = &output;
   call.workspace = workspace.raw();
   cell->forward(call);
+  settle(output, next.data());
   copy_columns(batch, parts_[0], next.data(), width_, y.data(), parts_[0]);
-  carry(next);
+  carried_.set({next});
   return y;
 }
 
@@ -293,7 +286,7 @@ void Recurrent::forward(const ForwardCall& call) const {
     copy_columns(layout.batch, parts_[0], last.data(), width_, call.output->data(), parts_[0]);
   }
   *steps.at(layout.norms) = -1.0f;  // no backward yet
-  if (options.stateful && !call.rehearsal) carry(last.clone());
+  if (options.stateful && !call.rehearsal) carried_.set({last.clone()});
 }
 
 void Recurrent::forward_step(const Steps& steps, Index i, const ForwardCall& call) const {
