@@ -244,21 +244,18 @@ void RecurrentStack::check_mask(const ForwardCall& call) const {
 
 // --- states --------------------------------------------------------------------------------------------------------
 
-void RecurrentStack::check_carried(Index batch) const {
-  if (carried_.empty() || carried_[0].shape()[1] == batch) return;
-  throw ShapeError("[" + kind() + "] expected a batch of " + std::to_string(carried_[0].shape()[1]) +
+// The arrays that the last call left for a batch of this size, or none.
+std::vector<Tensor> RecurrentStack::carried(Index batch) const {
+  std::vector<Tensor> state = carried_.get();
+  if (state.empty() || state[0].shape()[1] == batch) return state;
+  throw ShapeError("[" + kind() + "] expected a batch of " + std::to_string(state[0].shape()[1]) +
                    " sequences, whose state is carried on, got " + std::to_string(batch) +
                    ": call reset_state() to begin anew");
 }
 
 std::vector<Tensor> RecurrentStack::initial_state(const ForwardCall& call) const {
   if (call.input_count > 1) return std::vector<Tensor>(call.inputs + 1, call.inputs + call.input_count);
-  if (!options.stateful) return {};
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  check_carried(call.inputs[0].shape()[0]);
-  std::vector<Tensor> state;
-  for (const Tensor& t : carried_) state.push_back(t.clone());
-  return state;
+  return options.stateful ? carried(call.inputs[0].shape()[0]) : std::vector<Tensor>();
 }
 
 void RecurrentStack::carry(const Run& run) const {
@@ -267,8 +264,7 @@ void RecurrentStack::carry(const Run& run) const {
     state.push_back(
         Tensor::borrow(run.memory + run.layout.state[i], {state_rows(), run.input[0], hidden_size}).clone());
   }
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  carried_ = std::move(state);
+  carried_.set(std::move(state));
 }
 
 std::vector<Tensor> RecurrentStack::final_state(void* cache, const Shape& input) const {
@@ -285,10 +281,7 @@ Tensor RecurrentStack::state_gradient_norms(void* cache, const Shape& input) con
   return Tensor::borrow(static_cast<float*>(cache) + Layout(*this, input, true).norms, {state_rows(), input[1]});
 }
 
-void RecurrentStack::reset_state() {
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  carried_.clear();
-}
+void RecurrentStack::reset_state() { carried_.set({}); }
 
 Tensor RecurrentStack::step(const Tensor& x_t) {
   const std::string name = "[" + kind() + ".step] expected ";
@@ -299,22 +292,21 @@ Tensor RecurrentStack::step(const Tensor& x_t) {
     throw ShapeError(name + "input of shape (N, " + std::to_string(input_size) + "), got " + shape.str());
   }
   FlushDenormals flush;
-  std::lock_guard<std::mutex> lock(carried_mutex_);
   const Index batch = shape[0];
-  check_carried(batch);
-  if (carried_.empty()) {
-    for (int i = 0; i < state_count(); ++i) carried_.push_back(Tensor::zeros({state_rows(), batch, hidden_size}));
-  }
+  std::vector<Tensor> state;
+  for (const Tensor& before : carried(batch)) state.push_back(before.clone());
+  while (static_cast<int>(state.size()) < state_count())
+    state.push_back(Tensor::zeros({state_rows(), batch, hidden_size}));
   const float* x = x_t.data();
   for (Index l = 0; l < options.num_layers; ++l) {
     const RecurrentShape s = shape_of({batch, 1, input_size}, l);
-    float* h = carried_[0].data() + l * s.state_size();
-    float* c = state_count() == 2 ? carried_[1].data() + l * s.state_size() : nullptr;
+    float* h = state[0].data() + l * s.state_size();
+    float* c = state_count() == 2 ? state[1].data() + l * s.state_size() : nullptr;
     recurrent_step(s, weights(l, 0).data(), x, h, c, thread_scratch(Scratch::columns, recurrent_step_workspace(s)));
     x = h;
   }
-  Tensor y({batch, hidden_size});
-  if (y.bytes() > 0) std::memcpy(y.data(), x, y.bytes());
+  Tensor y = Tensor::borrow(const_cast<float*>(x), {batch, hidden_size}).clone();
+  carried_.set(std::move(state));
   return y;
 }
 
