@@ -99,11 +99,14 @@ array([[[[1., 2.],
 }
 
 py::array_t<std::int64_t> max_pool_indices(MaxPool2d& layer) {
-  const auto [cache, shape] = model_of(layer).last_cache(0);
-  if (!cache.defined()) throw StateError("[MaxPool2d] indices came before forward: call the layer on an input first");
+  const auto trace = trace_of(layer);
+  if (!trace) throw StateError("[MaxPool2d] indices came before forward: call the layer on an input first");
+  const Shape& shape = trace->output();
   py::array_t<std::int64_t> indices(std::vector<py::ssize_t>(shape.begin(), shape.end()));
-  const auto* position = static_cast<const std::int32_t*>(cache.raw());
-  std::copy(position, position + shape.size(), indices.mutable_data());
+  trace->read([&](const void* cache) {
+    const auto* position = static_cast<const std::int32_t*>(cache);
+    std::copy(position, position + shape.size(), indices.mutable_data());
+  });
   return indices;
 }
 
@@ -243,6 +246,17 @@ array([[[[0.25, 0.25],
       .def(py::init<>());
 }
 
+py::array step(Sequential& net, py::handle x) {
+  const Tensor input = as_float(x, "Sequential.step");
+  Model& model = model_of(net);
+  Tensor y;
+  {
+    py::gil_scoped_release release;
+    y = model.step(input);
+  }
+  return as_array(y);
+}
+
 void bind_sequential(py::module_& m) {
   bind_layer_class<Sequential>(m, "Sequential", R"doc(
 Layers one after the other, y = f_n(... f_2(f_1(x))); itself a layer. Parameters are named "0.weight", "0.bias", ...
@@ -282,6 +296,12 @@ Examples
         }
         return std::make_shared<Sequential>(std::move(list));
       }))
+      .def("step", &step, py::arg("x"), R"doc(
+One step of streaming inference: x(t), (N, F), goes through recurrent layers as their `step`, through others forward.
+
+The state stays in the layers until `reset_state`. Evaluation mode. Raises ValueError where a layer reads sequences
+backwards, ShapeError where N is not that of the states.
+)doc")
       .def("__len__", [](const Sequential& s) { return s.children().size(); })
       .def("__getitem__",
            [](const Sequential& s, Index i) {

@@ -10,11 +10,24 @@ struct Gradient {
 };
 
 template <class L>
-struct WithGradient : L, Gradient {};
+struct WithGradient : L, Gradient {
+  using L::L;
+};
 
 template <class L>
 void bind(py::module_& m, const char* name, const char* doc) {
   py::class_<WithGradient<L>, Loss, py::smart_holder>(m, name, doc).def(py::init<>());
+}
+
+template <class L>
+void bind_labelled(py::module_& m, const char* name, const char* doc) {
+  using Bound = WithGradient<L>;
+  py::class_<Bound, Loss, py::smart_holder>(m, name, doc)
+      .def(py::init(
+               [](int axis, Index ignore_index) { return std::make_shared<Bound>(LabelOptions{axis, ignore_index}); }),
+           py::arg("axis") = 1, py::arg("ignore_index") = -100)
+      .def_property_readonly("axis", [](const Bound& loss) { return loss.options.axis; })
+      .def_property_readonly("ignore_index", [](const Bound& loss) { return loss.options.ignore_index; });
 }
 
 double call(Loss& loss, py::handle y, py::handle target) {
@@ -81,20 +94,32 @@ Examples
 >>> loss.backward()
 array([[-1., -1.]], dtype=float32)
 )doc")
-      .def("__repr__", [](const Loss& loss) { return loss.kind() + "()"; });
-  bind<CrossEntropyLoss>(m, "CrossEntropyLoss", R"doc(
+      .def("__repr__", [](const Loss& loss) {
+        if (!loss.takes_labels()) return loss.kind() + "()";
+        const LabelOptions options = loss.label_options();
+        return loss.kind() + "(axis=" + std::to_string(options.axis) +
+               ", ignore_index=" + std::to_string(options.ignore_index) + ")";
+      });
+  bind_labelled<CrossEntropyLoss>(m, "CrossEntropyLoss", R"doc(
 E = mean_n -log softmax(y_n)[label_n]; softmax and logarithm fused, dE/dy = (softmax(y) - target) / N.
 
 y are logits (N, C) or (N, C, ...), float32. The target is class labels, integers (N,) or (N, ...), or probabilities, a
 float array of y's shape: E = mean_n -sum_c t_nc log softmax(y_n)_c. N counts the positions of (N, C, ...) too. E is in
 nats.
 
+Parameters
+----------
+axis : int
+    Where y has its classes; -1 for sequences, y (N, T, V) and labels (N, T).
+ignore_index : int
+    Rows with this label, padding for instance, count neither in the mean, nor the gradient, nor an accuracy.
+
 Raises
 ------
 TypeError
     At the call: labels that are floats.
 ValueError
-    At the call: labels outside [0, C), or an empty batch.
+    At the call: labels outside [0, C), all ignored, or an empty batch.
 ShapeError
     At the call: shapes that do not fit.
 
@@ -113,18 +138,18 @@ Examples
 >>> loss.backward()
 array([[ 0.25,  0.25, -0.75,  0.25]], dtype=float32)
 )doc");
-  bind<NLLLoss>(m, "NLLLoss", R"doc(
+  bind_labelled<NLLLoss>(m, "NLLLoss", R"doc(
 The negative log-likelihood E = mean_n -y_n[label_n]; dE/dy is -1 / N at each label, else 0.
 
 y are log-probabilities (N, C) or (N, C, ...), float32, such as `LogSoftmax` makes; the target is class labels, integers
-(N,) or (N, ...). E is in nats.
+(N,) or (N, ...); `axis` and `ignore_index` as in `CrossEntropyLoss`. E is in nats.
 
 Raises
 ------
 TypeError
     At the call: labels that are floats.
 ValueError
-    At the call: labels outside [0, C), or an empty batch.
+    At the call: labels outside [0, C), all ignored, or an empty batch.
 ShapeError
     At the call: shapes that do not fit.
 
@@ -199,10 +224,11 @@ array([-0.25,  0.  ], dtype=float32)
 )doc");
   m.def(
       "count_correct",
-      [](py::handle y, py::handle labels) {
-        return count_correct(as_float(y, "count_correct"), as_labels(labels, "count_correct"));
+      [](py::handle y, py::handle labels, int axis, Index ignore_index) {
+        return count_correct(as_float(y, "count_correct"), as_labels(labels, "count_correct"), {axis, ignore_index});
       },
-      py::arg("y"), py::arg("labels"), "How many rows of y have their first maximum, along axis 1, at their label.");
+      py::arg("y"), py::arg("labels"), py::arg("axis") = 1, py::arg("ignore_index") = -100,
+      "How many rows of y have their first maximum, along the axis, at their label; ignored ones do not.");
 }
 
 }  // namespace deepnet::python

@@ -96,9 +96,12 @@ class Planner {
       step.d_extra.assign(node(i).inputs.size(), no_buffer);
       plan_.steps.push_back(step);
     }
-    std::set<const Layer*> seen;
+    std::set<const Parameter*> seen;
     for (auto step = plan_.steps.rbegin(); step != plan_.steps.rend(); ++step) {
-      step->shares_parameters = !seen.insert(node(step->node).layer.get()).second;
+      const NamedParameters parameters = node(step->node).layer->parameters();
+      step->shares_parameters = !parameters.empty();
+      for (const auto& named : parameters) step->shares_parameters &= seen.count(named.second.get()) != 0;
+      for (const auto& named : parameters) seen.insert(named.second.get());
     }
   }
 
@@ -230,7 +233,10 @@ class Planner {
         step.forward_workspace = add_buffer(PlanBuffer::Place::arena, memory.forward_workspace, s, s);
       }
       if (!request_.backward) continue;
-      if (memory.cache > 0) step.cache = add_buffer(PlanBuffer::Place::arena, memory.cache, s, time);
+      if (memory.cache > 0) {
+        const int last = contract(step.node).inspectable ? backward_time(0) : time;
+        step.cache = add_buffer(PlanBuffer::Place::arena, memory.cache, s, last);
+      }
       if (memory.backward_workspace > 0) {
         step.backward_workspace = add_buffer(PlanBuffer::Place::arena, memory.backward_workspace, time, time);
       }
