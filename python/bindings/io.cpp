@@ -1,4 +1,6 @@
 // io.hpp
+#include <pybind11/stl.h>
+
 #include "bindings.hpp"
 
 namespace deepnet::python {
@@ -6,15 +8,20 @@ namespace deepnet::python {
 void bind_io(py::module_& m) {
   m.def(
       "save",
-      [](const LayerPtr& net, const std::string& path, const Optimizer* optimizer) {
-        save(Model(net), path, optimizer);
+      [](const LayerPtr& net, const std::string& path, const Optimizer* optimizer, const Metadata& metadata) {
+        save(Model(net), path, optimizer, metadata);
       },
-      py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr);
+      py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr, py::arg("metadata") = Metadata());
   m.def(
       "load",
       [](const std::string& path) {
-        py::gil_scoped_release release;
-        return load(path).layer();
+        Metadata metadata;
+        LayerPtr net;
+        {
+          py::gil_scoped_release release;
+          net = load(path, &metadata).layer();
+        }
+        return std::make_pair(net, metadata);
       },
       py::arg("path"));
   m.def(

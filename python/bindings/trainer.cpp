@@ -1,6 +1,4 @@
 // trainer.hpp
-#include <pybind11/stl/filesystem.h>
-
 #include "bindings.hpp"
 
 namespace deepnet::python {
@@ -56,8 +54,8 @@ Raises FloatingPointError, the weights unchanged, where the loss is not finite.
       .def("_step_rows", &step_rows, py::arg("x"), py::arg("y"), py::arg("order"), py::arg("begin"), py::arg("end"))
       .def(
           "save",
-          [](const Trainer& t, const std::filesystem::path& path) {
-            save(t.model(), path.string(), t.optimizer().get());
+          [](const py::object& self, const py::object& path) {
+            self.attr("net").attr("save")(path, self.attr("optimizer"));
           },
           py::arg("path"), R"doc(
 Write the network, structure and weights, and the optimizer's state to a safetensors file.

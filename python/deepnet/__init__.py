@@ -98,7 +98,8 @@ def load(path: str | os.PathLike[str]) -> nn.Layer:
     --------
     >>> net = dn.load("m.safetensors")
     """
-    return _core.load(os.fspath(path))
+    net, net.metadata = _core.load(os.fspath(path))
+    return net
 
 
 def load_optimizer_state(net: nn.Layer, optimizer: optim.Optimizer, path: str | os.PathLike[str]) -> None:

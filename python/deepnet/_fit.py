@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,9 +214,16 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
     The file is replaced whole: a crash leaves the old one or the new one. :func:`deepnet.load` reads it back.
 
+    The attribute ``net.metadata``, a dictionary of texts by name such as those of classes, goes with it; a network that
+    was loaded has its file's. "format", "structure", "optimizer" and names that begin with "deepnet" are the file's
+    own: a ValueError.
+
+    >>> net.metadata = {"classes": "cat,dog"}
     >>> net.save("m.safetensors")
+    >>> dn.load("m.safetensors").metadata
+    {'classes': 'cat,dog'}
     """
-    _core.save(self, os.fspath(path), optimizer)
+    _core.save(self, os.fspath(path), optimizer, _checked_metadata(self.metadata))
 
 
 def attach(layer: type[Layer]) -> None:
@@ -225,6 +233,7 @@ def attach(layer: type[Layer]) -> None:
     layer.history = None  # the History of the last fit, also of one that was interrupted
     layer._loss = None  # that of the last fit, which evaluate uses
     layer._input_shape = None  # likewise, for the summary
+    layer.metadata = MappingProxyType({})  # texts by name that a file keeps; here read-only, for all layers share it
 
 
 def _train(
@@ -332,6 +341,15 @@ def _choose_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
     raise (ValueError if isinstance(optimizer, str) else TypeError)(
         f"[fit] expected optimizer to be an Optimizer or 'sgd', got {optimizer!r}"
     )
+
+
+def _checked_metadata(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"[save] expected metadata to be a dictionary of texts by name, got {metadata!r}")
+    for name, text in metadata.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"[save] expected metadata to be texts by name, got {name!r}: {text!r}")
+    return dict(metadata)
 
 
 def _modes(layer: Layer) -> list[tuple[Layer, bool]]:
