@@ -33,6 +33,10 @@ void Layer::zero_grad() {
   }
 }
 
+void Layer::reset_state() {
+  for (const LayerPtr& child : children()) child->reset_state();
+}
+
 NamedParameters unique_parameters(const Layer& layer) {
   NamedParameters list;
   std::set<const Parameter*> seen;

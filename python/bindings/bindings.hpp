@@ -9,6 +9,8 @@ void bind_errors(py::module_& m);
 void bind_runtime(py::module_& m);
 void bind_layer(py::module_& m);
 void bind_layers(py::module_& m);
+void bind_recurrent(py::module_& m);
+void bind_recurrent_stack(py::module_& m);
 void bind_init(py::module_& m);
 void bind_loss(py::module_& m);
 void bind_optimizer(py::module_& m);
@@ -18,5 +20,14 @@ void bind_io(py::module_& m);
 
 /// The Model, with its plans, that is attached to a layer; made at the first call.
 Model& model_of(Layer& layer);
+
+/// Tells the layers where a run, alone or as part of a network, has left what they can show.
+void note(const Traces& traces);
+/// Where the layer's last run has left it; null before any.
+std::shared_ptr<const Trace> trace_of(Layer& layer);
+
+/// The mask (N, T) of a call for inputs of shape x: from the mask or the lengths that were given, not both; undefined
+/// where neither was. Errors open with `what`.
+Tensor as_mask(const std::string& what, const Shape& x, py::handle lengths, py::handle mask);
 
 }  // namespace deepnet::python

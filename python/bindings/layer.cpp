@@ -2,11 +2,10 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
-#include <mutex>
 #include <optional>
 #include <set>
 
-#include "bindings.hpp"
+#include "call.hpp"
 #include "python_layer.hpp"
 
 namespace deepnet::python {
@@ -29,45 +28,6 @@ std::string repr(const Layer& layer, const std::string& indent = "") {
     comma = ", ";
   }
   return text + ")";
-}
-
-py::array call(Layer& layer, const py::args& args) {
-  std::vector<Tensor> inputs;
-  const std::string kind = layer.kind();
-  for (py::handle arg : args) inputs.push_back(as_float(arg, kind));
-  Model& model = model_of(layer);
-  Tensor y;
-  {
-    py::gil_scoped_release release;
-    y = model.run(inputs);
-  }
-  return as_array(y);
-}
-
-py::object backward(Layer& layer, py::handle dy) {
-  const Tensor d_output = as_float(dy, layer.kind() + ".backward");
-  Model& model = model_of(layer);
-  std::vector<Tensor> d_inputs;
-  {
-    py::gil_scoped_release release;
-    d_inputs = model.backward(d_output);
-  }
-  if (d_inputs.size() == 1) return as_array(d_inputs[0]);
-  py::tuple result(d_inputs.size());
-  for (std::size_t i = 0; i < d_inputs.size(); ++i) result[i] = as_array(d_inputs[i]);
-  return std::move(result);
-}
-
-py::array predict(Layer& layer, py::handle x, Index batch_size) {
-  if (batch_size < 1) throw ValueError("[predict] expected batch_size >= 1, got " + std::to_string(batch_size));
-  const Tensor input = as_float(x, layer.kind());
-  Model& model = model_of(layer);
-  Tensor y;
-  {
-    py::gil_scoped_release release;
-    y = model.predict(input, batch_size);
-  }
-  return as_array(y);
 }
 
 void assign(Tensor& to, py::handle value, const std::string& what) {
@@ -181,14 +141,6 @@ Examples
 
 }  // namespace
 
-Model& model_of(Layer& layer) {
-  static std::mutex mutex;
-  std::lock_guard<std::mutex> lock(mutex);
-  // The Model must not own the layer that owns it.
-  if (!layer.host) layer.host = std::make_shared<Model>(LayerPtr(std::shared_ptr<void>(), &layer));
-  return *static_cast<Model*>(layer.host.get());
-}
-
 void bind_layer(py::module_& m) {
   bind_parameter(m);
   py::class_<Layer, PythonLayer, py::smart_holder>(m, "Layer", py::dynamic_attr(), R"doc(
@@ -213,16 +165,27 @@ Examples
 (5, 2)
 )doc")
       .def(py::init<>())
-      .def("__call__", &call, R"doc(
+      .def("__call__", &call, py::kw_only(), py::arg("state") = py::none(), py::arg("lengths") = py::none(),
+           py::arg("mask") = py::none(), R"doc(
 Forward: the layer's output for the given input(s), a new float32 array.
 
 A float32, C-contiguous input is borrowed, not copied: do not change it before the last `backward`.
 Raises ShapeError or TypeError where the input does not fit.
+
+Parameters
+----------
+state : array or pair of arrays
+    The initial state of a recurrent layer; may also be the second positional argument.
+lengths : N integers in 1 to T
+    How many steps of each of the N sequences (N, T, ...) there are; the rest is padding.
+mask : array (N, T)
+    The same as 0 (or False) at steps of padding, else 1. Recurrent layers obey it, others ignore it.
 )doc")
       .def("backward", &backward, py::arg("dy"), R"doc(
 dE/dInput for dE/dOutput of the last forward; adds dE/dW to every parameter's ``grad``.
 
-May be called any number of times after a forward. Returns a tuple where the layer has several inputs.
+May be called any number of times after a forward. Returns a tuple where the layer has several inputs or was given a
+state.
 Raises RuntimeError before any forward, ShapeError where dy has not the output's shape.
 )doc")
       .def(
@@ -257,7 +220,8 @@ nothing changed, where they do not.
       .def_property_readonly("kind", &Layer::kind, "The layer's class name.")
       .def("children", &Layer::children, "The layers inside, in order.")
       .def("__repr__", [](const Layer& layer) { return repr(layer); })
-      .def("_predict", &predict, py::arg("x"), py::arg("batch_size"))
+      .def("reset_state", &Layer::reset_state, "Forget the state that recurrent layers carry from call to call.")
+      .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("mask") = py::none())
       .def("_summary", &summary, py::arg("input_shape"));
 }
 

@@ -89,11 +89,14 @@ Examples
 }
 
 py::array_t<std::int64_t> max_pool_indices(MaxPool2d& layer) {
-  const auto [cache, shape] = model_of(layer).last_cache(0);
-  if (!cache.defined()) throw StateError("[MaxPool2d] indices came before forward: call the layer on an input first");
+  const auto trace = trace_of(layer);
+  if (!trace) throw StateError("[MaxPool2d] indices came before forward: call the layer on an input first");
+  const Shape& shape = trace->output();
   py::array_t<std::int64_t> indices(std::vector<py::ssize_t>(shape.begin(), shape.end()));
-  const auto* position = static_cast<const std::int32_t*>(cache.raw());
-  std::copy(position, position + shape.size(), indices.mutable_data());
+  trace->read([&](const void* cache) {
+    const auto* position = static_cast<const std::int32_t*>(cache);
+    std::copy(position, position + shape.size(), indices.mutable_data());
+  });
   return indices;
 }
 

@@ -4,17 +4,34 @@
 namespace deepnet::python {
 namespace {
 
-float step(Trainer& trainer, py::handle x, py::handle target) {
+float step(Trainer& trainer, py::handle x, py::handle target, py::handle lengths, py::handle mask) {
   const Tensor input = as_float(x, "Trainer"), wanted = as_target(target, *trainer.loss());
-  py::gil_scoped_release release;
-  return trainer.step(input, wanted);
+  const Tensor padding = as_mask("Trainer", input.shape(), lengths, mask);
+  float e = 0.0f;
+  Traces traces;
+  {
+    py::gil_scoped_release release;
+    e = trainer.step(input, wanted, padding);
+    traces = trainer.traces();
+  }
+  note(traces);
+  return e;
 }
 
-float step_rows(Trainer& trainer, py::handle x, py::handle target, py::handle order, Index begin, Index end) {
+float step_rows(Trainer& trainer, py::handle x, py::handle target, py::handle order, Index begin, Index end,
+                py::handle mask) {
   const Tensor input = as_float(x, "Trainer"), wanted = as_target(target, *trainer.loss());
   const Tensor rows = as_labels(order, "Trainer");
-  py::gil_scoped_release release;
-  return trainer.step_rows(input, wanted, rows, begin, end);
+  const Tensor padding = as_mask("Trainer", input.shape(), py::none(), mask);
+  float e = 0.0f;
+  Traces traces;
+  {
+    py::gil_scoped_release release;
+    e = trainer.step_rows(input, wanted, rows, begin, end, padding);
+    traces = trainer.traces();
+  }
+  note(traces);
+  return e;
 }
 
 }  // namespace
@@ -46,12 +63,15 @@ True
                  return std::make_shared<Trainer>(Model(net), loss, optimizer);
                }),
            py::arg("net"), py::arg("loss"), py::arg("optimizer"))
-      .def("step", &step, py::arg("x"), py::arg("y"), R"doc(
+      .def("step", &step, py::arg("x"), py::arg("y"), py::kw_only(), py::arg("lengths") = py::none(),
+           py::arg("mask") = py::none(), R"doc(
 One step on a batch, in training mode; returns the loss before the update. Gradients are this step's alone.
+`lengths` or `mask` tell which steps of sequences are padding, see `Layer.__call__`.
 
 Raises FloatingPointError, the weights unchanged, where the loss is not finite.
 )doc")
-      .def("_step_rows", &step_rows, py::arg("x"), py::arg("y"), py::arg("order"), py::arg("begin"), py::arg("end"))
+      .def("_step_rows", &step_rows, py::arg("x"), py::arg("y"), py::arg("order"), py::arg("begin"), py::arg("end"),
+           py::arg("mask") = py::none())
       .def(
           "save",
           [](const py::object& self, const py::object& path) {

@@ -10,6 +10,8 @@
 #include <deepnet/loss.hpp>
 #include <deepnet/model.hpp>
 #include <deepnet/optimizer.hpp>
+#include <deepnet/recurrent.hpp>
 #include <deepnet/runtime.hpp>
 #include <deepnet/tensor.hpp>
+#include <deepnet/trace.hpp>
 #include <deepnet/trainer.hpp>

@@ -54,6 +54,7 @@ struct Contract {
   bool view = false;                ///< output is the input's memory under another shape
   bool makes_output = false;        ///< forward points `output`, and backward `d_inputs`, at memory of its own
   bool accepts_activation = false;  ///< forward can apply an Activation to its output as it writes it
+  bool inspectable = false;         ///< the cache holds what a user may look at after a run (see Trace)
   Activation activation = {};       ///< set by element-wise layers that the layer before may apply for them
 };
 
@@ -66,17 +67,20 @@ struct Memory {
 
 struct ForwardCall {
   const Tensor* inputs = nullptr;
+  int input_count = 1;  ///< more than the layer's own where it was given optional ones
   Tensor* output = nullptr;
   void* cache = nullptr;  ///< null where no backward will follow
   void* workspace = nullptr;
   Activation activation = {};    ///< to be applied to the output; none unless the contract accepts one
   const Tensor* mask = nullptr;  ///< (N, T) float32, 0 at steps of padding, else 1; null: there is no padding
   bool training = false;         ///< dropout drops, batch normalisation uses the batch
+  bool rehearsal = false;        ///< run for its shapes or a diagnosis: the layer must not carry any state on
   std::uint64_t random_key = 0;  ///< seeds this call's random numbers; the same in the backward call
 };
 
 struct BackwardCall {
   const Tensor* inputs = nullptr;    ///< valid only if the contract needs them
+  int input_count = 1;               ///< forward's
   const Tensor* output = nullptr;    ///< valid only if the contract needs them
   const Tensor* d_output = nullptr;  ///< dE/dOutput
   Tensor* d_inputs = nullptr;        ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
@@ -129,6 +133,8 @@ class Layer {
   void train(bool on = true);
   void eval() { train(false); }
   void zero_grad();
+  /// Forgets the state that recurrent layers carry from call to call; children's too.
+  virtual void reset_state();
 
   /// A place for what a host (a language binding) attaches to a layer; the core never looks at it.
   std::shared_ptr<void> host;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <deepnet/layer.hpp>
+#include <deepnet/recurrent.hpp>
 
 namespace deepnet {
 
@@ -289,7 +290,8 @@ class Sequential : public Layer {
 // clang-format off
 #define DEEPNET_LAYERS(X)                                                                                   \
   X(Linear) X(Conv2d) X(MaxPool2d) X(AvgPool2d) X(GlobalAvgPool2d) X(ReLU) X(Sigmoid) X(Tanh) X(Softplus)   \
-  X(LeakyReLU) X(ELU) X(GELU) X(SiLU) X(Softmax) X(LogSoftmax) X(Flatten) X(Dropout) X(Sequential)
+  X(LeakyReLU) X(ELU) X(GELU) X(SiLU) X(Softmax) X(LogSoftmax) X(Flatten) X(Dropout) X(RNN) X(LSTM) X(GRU)     \
+  X(Sequential)
 // clang-format on
 
 }  // namespace deepnet

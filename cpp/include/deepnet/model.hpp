@@ -11,6 +11,7 @@
 
 #include <deepnet/layer.hpp>
 #include <deepnet/layers.hpp>
+#include <deepnet/trace.hpp>
 
 namespace deepnet {
 
@@ -29,13 +30,20 @@ struct Graph {
   int value_count = 0;
 };
 
-/// The graph of any layer: a composite's own, or the layer as the only node.
+/// The graph of any layer: a composite's own, or the layer as the only node, with optional inputs where there are more.
 Graph graph_of(const LayerPtr& layer);
+Graph graph_of(const LayerPtr& layer, int inputs);
+
+/// The mask (N, T) of sequences of these lengths (int64, N of them, each 1 to T); errors open with `who`.
+Tensor mask_of_lengths(const std::string& who, const Tensor& lengths, Index rows, Index steps);
 
 class Execution;
 
 /// A layer ready to run, with the plans and memory of its runs. Copies share the layer and its weights.
 /// Any number of threads may call forward at once.
+///
+/// Sequences (N, T, ...) of different lengths come with a mask (N, T) of float32, 0 at steps of padding, else 1; an
+/// undefined Tensor means that there is no padding. It travels beside the data to every layer; recurrent ones obey it.
 class Model {
  public:
   Model() = default;
@@ -55,19 +63,19 @@ class Model {
   void eval() { layer_->eval(); }
 
   /// The output for a batch, in evaluation mode; keeps nothing for a backward.
-  Tensor forward(const Tensor& x) const;
+  Tensor forward(const Tensor& x, const Tensor& mask = Tensor()) const;
   /// forward() over x in batches of batch_size rows; x may have 0 rows.
-  Tensor predict(const Tensor& x, Index batch_size = 256) const;
+  Tensor predict(const Tensor& x, Index batch_size = 256, const Tensor& mask = Tensor()) const;
 
   /// Forward in the layer's own mode, keeping what a backward needs. The inputs are borrowed until the
   /// next run: they must not change before the last backward.
-  Tensor run(const std::vector<Tensor>& inputs);
+  Tensor run(const std::vector<Tensor>& inputs, const Tensor& mask = Tensor());
   /// dE/dInputs for dE/dOutput of the last run; adds dE/dW to the parameters' gradients.
   std::vector<Tensor> backward(const Tensor& d_output);
   /// The shape of an input that a recent run had; of rank 0 before any.
   Shape recent_input_shape() const;
-  /// The cache that the last run kept for its node `node`, and the shape of its output.
-  std::pair<Tensor, Shape> last_cache(int node) const;
+  /// What the last run left to look at; empty for networks without such layers.
+  Traces traces() const;
 
  private:
   struct Runs;

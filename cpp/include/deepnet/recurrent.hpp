@@ -1,11 +1,17 @@
 // Recurrent layers: x(t) = f(x(t-1), a(t)), one shared layer at every step of a sequence.
 #pragma once
 
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include <deepnet/layer.hpp>
 
 namespace deepnet {
+
+struct RecurrentShape;
+struct RecurrentWeights;
+struct RecurrentGradients;
 
 /// What every recurrent layer can be asked beyond Layer: its state, at the end of a run and from step to step.
 ///
@@ -26,7 +32,113 @@ class RecurrentLayer : public Layer {
   /// One step of streaming inference: x_t (N, F) -> (N, S). The state stays in the layer until the next step.
   virtual Tensor step(const Tensor& x_t) = 0;
   /// Forgets the state that step() and stateful runs carry on.
-  virtual void reset_state() = 0;
+  void reset_state() override = 0;
+};
+
+struct RecurrentOptions {
+  Index num_layers = 1;
+  bool bidirectional = false;    ///< a second set of weights reads each sequence from its end
+  bool return_sequences = true;  ///< false: only the forward direction's last state and the reverse direction's
+  bool bias = true;
+  double dropout = 0.0;   ///< in training, of every layer's output but the last one's
+  bool stateful = false;  ///< the final state is the next call's initial state
+  Index truncate = 0;     ///< the state's gradient is cut every so many steps; 0: nowhere
+};
+
+enum class CellKind : std::uint8_t { rnn, lstm, gru };
+
+/// Base of RNN, LSTM and GRU: a stack of num_layers layers, each of D = 1 or 2 directions, over (N, T, F).
+///
+/// Output (N, T, D H), or (N, D H) without return_sequences. Parameters, as in PyTorch, for layer l (and again with
+/// "_reverse" behind): weight_ih_l<l> (G H, F or D H), weight_hh_l<l> (G H, H), bias_ih_l<l> and bias_hh_l<l> (G H), G
+/// = 1, 4 (i, f, g, o) or 3 (r, z, n). The rows of a state are (layer 0 forward, layer 0 reverse, layer 1 forward,
+/// ...).
+class RecurrentStack : public RecurrentLayer {
+ public:
+  Config config() const override;
+  Contract contract() const override;
+  Shape output_shape(const std::vector<Shape>& inputs) const override;
+  Memory memory(const std::vector<Shape>& inputs, bool training) const override;
+  void forward(const ForwardCall& call) const override;
+  void backward(const BackwardCall& call) override;
+  NamedParameters parameters() const override;
+
+  int state_count() const override { return cell_ == CellKind::lstm ? 2 : 1; }
+  std::vector<Tensor> final_state(void* cache, const Shape& input) const override;
+  Tensor state_gradient_norms(void* cache, const Shape& input) const override;
+  /// Reads and writes the same carried state as stateful runs, so that a stateful layer may read a beginning at once
+  /// and go on step by step. Evaluation mode.
+  Tensor step(const Tensor& x_t) override;
+  void reset_state() override;
+
+  const Index input_size, hidden_size;
+  const RecurrentOptions options;
+
+ protected:
+  RecurrentStack(CellKind cell, const char* kind, Index input_size, Index hidden_size, const RecurrentOptions& options,
+                 ActivationKind nonlinearity = ActivationKind::tanh);
+
+ private:
+  struct Layout;
+  struct Run;
+  struct OutputGradient;
+  struct Weights {
+    ParameterPtr weight_ih, weight_hh, bias_ih, bias_hh;
+    RecurrentWeights data() const;
+    RecurrentGradients gradients() const;
+  };
+  int directions() const { return options.bidirectional ? 2 : 1; }
+  Index state_rows() const { return options.num_layers * directions(); }
+  bool drops(bool training) const { return training && options.dropout > 0.0; }
+  RecurrentShape shape_of(const Shape& input, Index layer) const;
+  const Weights& weights(Index layer, int direction) const;
+  void check_mask(const ForwardCall& call) const;
+  void check_carried(Index batch) const;
+  std::vector<Tensor> initial_state(const ForwardCall& call) const;
+  void carry(const Run& run) const;
+  template <class Copy>
+  void for_each_state(const Layout& layout, const RecurrentShape& s, Index layer, float* memory, bool final,
+                      Copy copy) const;
+  void forward_layer(const Run& run, Index layer, const float* x, float* y) const;
+  void backward_layer(const Run& run, const BackwardCall& call, Index layer, const OutputGradient& dy, float* dx);
+
+  const CellKind cell_;
+  const ActivationKind nonlinearity_;
+  std::vector<Weights> weights_;  // of layer l, direction d at l D + d
+  mutable std::mutex carried_mutex_;
+  mutable std::vector<Tensor> carried_;  // what step() and stateful runs carry on: state_count() arrays, or none
+};
+
+/// h(t) = f(W_ih x(t) + b_ih + W_hh h(t-1) + b_hh), f = tanh, relu, sigmoid or softplus (Elman 1990).
+class RNN : public RecurrentStack {
+ public:
+  RNN(Index input_size, Index hidden_size, const RecurrentOptions& options = {},
+      const std::string& nonlinearity = "tanh");
+  static LayerPtr from_config(const Config& config);
+  std::string kind() const override { return "RNN"; }
+  Config config() const override;
+
+  const std::string nonlinearity;
+};
+
+/// Long short-term memory (Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000):
+///   i, f, o = sigmoid(...), g = tanh(...) of W_ih x(t) + b_ih + W_hh h(t-1) + b_hh, in the order i, f, g, o
+///   c(t) = f c(t-1) + i g,  h(t) = o tanh(c(t))
+class LSTM : public RecurrentStack {
+ public:
+  LSTM(Index input_size, Index hidden_size, const RecurrentOptions& options = {});
+  static LayerPtr from_config(const Config& config);
+  std::string kind() const override { return "LSTM"; }
+};
+
+/// Gated recurrent unit (Cho et al. 2014), in PyTorch's form:
+///   r, z = sigmoid(W_ih x(t) + b_ih + W_hh h(t-1) + b_hh)
+///   n = tanh(W_in x(t) + b_in + r (W_hn h(t-1) + b_hn)),  h(t) = (1 - z) n + z h(t-1)
+class GRU : public RecurrentStack {
+ public:
+  GRU(Index input_size, Index hidden_size, const RecurrentOptions& options = {});
+  static LayerPtr from_config(const Config& config);
+  std::string kind() const override { return "GRU"; }
 };
 
 }  // namespace deepnet

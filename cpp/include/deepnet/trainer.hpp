@@ -19,12 +19,16 @@ class Trainer {
 
   /// One step of training on a batch, always in training mode; returns the loss before the update. The
   /// gradients are this step's alone. Throws NonFiniteError, the weights unchanged, where the loss is not finite.
-  float step(const Tensor& x, const Tensor& target);
-  /// The same on the rows order[begin:end] of x and target, gathered natively.
-  float step_rows(const Tensor& x, const Tensor& target, const Tensor& order, Index begin, Index end);
+  /// An undefined mask means that there is no padding, see Model.
+  float step(const Tensor& x, const Tensor& target, const Tensor& mask = Tensor());
+  /// The same on the rows order[begin:end] of x, target and mask, gathered natively.
+  float step_rows(const Tensor& x, const Tensor& target, const Tensor& order, Index begin, Index end,
+                  const Tensor& mask = Tensor());
 
   /// How many of the last step's rows were classified rightly; -1 where the target was not labels.
   Index last_correct() const;
+  /// What the last step left to look at; empty for networks without such layers.
+  Traces traces() const;
 
   const Model& model() const;
   const std::shared_ptr<Loss>& loss() const;

@@ -68,6 +68,12 @@ double claimed_elements(const std::string& kind, const Config& config) {
     const double channels = number("in_channels") / std::fmax(number("groups"), 1.0);
     return number("out_channels") * (channels * taps + number("bias"));
   }
+  if (kind == "RNN" || kind == "LSTM" || kind == "GRU") {
+    const double hidden = number("hidden_size"), directions = 1.0 + number("bidirectional");
+    const double gates = kind == "RNN" ? 1.0 : kind == "LSTM" ? 4.0 : 3.0;
+    const double inputs = number("input_size") + (number("num_layers") - 1.0) * directions * hidden;
+    return directions * gates * hidden * (inputs + number("num_layers") * (hidden + 2.0 * number("bias")));
+  }
   return 0.0;
 }
 

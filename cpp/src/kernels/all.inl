@@ -12,6 +12,7 @@
 #include "loss.inl"
 #include "pool.inl"
 #include "random.inl"
+#include "recurrent.inl"
 #include "softmax.inl"
 
 #include "conv.inl"  // after gemm.inl, whose panels it fills

@@ -168,6 +168,73 @@ void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float*
   gemm_tiles<false>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0});
 }
 
+// R x V vectors of C where A is not packed: its rows lie lda apart, three to a pointer, so that their addresses fit the
+// registers. V may span several panels of B, `panel` floats apart.
+template <int R, int V>
+void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __restrict b, int64_t panel,
+              const TileOut& out) {
+  constexpr int panels = (V + GEMM_NV - 1) / GEMM_NV, groups = (R + 2) / 3;
+  const float* from[panels];
+  for (int p = 0; p < panels; ++p) from[p] = b + p * panel;
+  const float* row[groups];
+  for (int g = 0; g < groups; ++g) row[g] = a + 3 * g * lda;
+  vf sum[R][V] = {};
+  for (int64_t j = 0; j < k; ++j) {
+    vf column[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) column[v] = load(from[v / GEMM_NV] + j * GEMM_NR + v % GEMM_NV * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const vf left = broadcast(row[i / 3][i % 3 * lda + j]);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[i][v] = fma(left, column[v], sum[i][v]);
+    }
+  }
+  store_tile<R, V>(out, sum);
+}
+
+typedef void RowTile(int64_t k, const float* a, int64_t lda, const float* b, int64_t panel, const TileOut& out);
+
+// Panels that a tile of so many rows spans: enough sums in flight to hide the latency of a multiply-add.
+constexpr int panels_at_once(int64_t rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+
+template <int R>
+inline RowTile* row_tile_of(int64_t rows, int64_t vectors) {
+  if (rows < R) return row_tile_of<(R > 1 ? R - 1 : 1)>(rows, vectors);
+  constexpr int most = panels_at_once(R) * GEMM_NV;
+  if (vectors == 1) return row_tile<R, 1>;
+  if (vectors <= GEMM_NV) return row_tile<R, GEMM_NV>;
+  if (vectors <= 2 * GEMM_NV) return row_tile<R, (most < 2 * GEMM_NV ? most : 2 * GEMM_NV)>;
+  return row_tile<R, most>;
+}
+
+// Of k, so much at a time that a panel of B stays in the first-level cache from one tile of rows to the next.
+constexpr int64_t row_tile_depth = 256;
+
+void gemm_rows(const GemmBlock* block, int64_t lda) {
+  const GemmBlock& g = *block;
+  const int64_t tiles = tile_count(g.m);
+  const int64_t at_once = tiles == 1 ? panels_at_once(g.m) : 1;
+  for (int64_t k0 = 0; k0 < g.k; k0 += row_tile_depth) {
+    const int64_t depth = g.k - k0 < row_tile_depth ? g.k - k0 : row_tile_depth;
+    const float* bias = k0 + depth == g.k ? g.bias_col : nullptr;
+    for (int64_t j = 0, panels; j < g.n; j += panels * GEMM_NR) {
+      const int64_t left = (g.n - j + GEMM_NR - 1) / GEMM_NR;
+      panels = left >= at_once ? at_once : left >= 2 && at_once > 2 ? 2 : 1;
+      const int64_t columns = g.n - j < panels * GEMM_NR ? g.n - j : panels * GEMM_NR;
+      const int64_t vectors = panels == 1 ? (columns + W - 1) / W : panels * GEMM_NV;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t first = tile_start(g.m, tiles, tile);
+        const int64_t rows = tile_start(g.m, tiles, tile + 1) - first;
+        const TileOut out = {g.c + first * g.ldc + j, g.ldc, columns, nullptr, bias ? bias + j : nullptr,
+                             k0 > 0 || g.accumulate,  0};
+        row_tile_of<GEMM_MR>(rows, vectors)(depth, g.a + first * lda + k0, lda, g.b + j * g.k + k0 * GEMM_NR,
+                                            g.k * GEMM_NR, out);
+      }
+    }
+  }
+}
+
 // Four rows of B at a time keep four sums in flight.
 void gemv_rows(const float* a, const float* b, int64_t ldb, int64_t n, int64_t k, const float* bias, float* c) {
   constexpr int64_t at_once = 4;

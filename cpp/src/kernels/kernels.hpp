@@ -55,6 +55,41 @@ struct Pool2dShape {
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
 };
 
+// One step of a recurrent cell on `rows` sequences of `width` features; strides are from one sequence to the next, and
+// `width` where there is none. See recurrent.inl.
+struct CellForward {
+  int64_t rows, width;
+  float* gates;  // sums of the matrix products in, gates out
+  int64_t gate_stride;
+  const float* h_before;
+  float* h;
+  int64_t h_stride;
+  const float* c_before;  // LSTM only
+  float* c;
+  float* y;  // the layer's output, or null
+  int64_t y_stride;
+  const float* mask;  // one value a sequence, 0 where this step is padding; or null
+  int64_t mask_stride;
+};
+
+struct CellBackward {
+  int64_t rows, width;
+  const float* gates;
+  int64_t gate_stride;
+  const float* h_before;
+  const float* h;
+  int64_t h_stride;
+  const float* c_before;  // LSTM only
+  const float* c;
+  const float* dy;  // or null
+  int64_t dy_stride;
+  const float* mask;
+  int64_t mask_stride;
+  float* dh;  // of the steps behind in; of h_before out, less d_gates W_hh
+  float* dc;
+  float* d_gates;  // dE/d(sums), gate_stride apart
+};
+
 struct SgdStep {
   float lr, momentum, weight_decay;
   int nesterov;

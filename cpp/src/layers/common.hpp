@@ -35,4 +35,7 @@ inline ParameterPtr default_parameter(const Shape& shape, Index fan_in) {
   return parameter;
 }
 
+/// y = x m / (1 - p), each m 0 with probability p, else 1, made from key and position alone; y may be x.
+void apply_dropout(double p, std::uint64_t key, Index n, const float* x, float* y);
+
 }  // namespace deepnet

@@ -20,25 +20,23 @@ double checked(double p) {
   return p;
 }
 
-// from -> to, both of the same size: forward and backward alike.
-void apply(double p, bool training, std::uint64_t key, const Tensor& from, Tensor& to) {
-  const float* x = from.data();
-  float* y = to.data();
+}  // namespace
+
+void apply_dropout(double p, std::uint64_t key, Index n, const float* x, float* y) {
+  const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(float);
   const double threshold = std::round(p * 0x1p32);
-  if (!training || threshold == 0.0) {
-    if (x != y) std::memcpy(y, x, to.bytes());
+  if (threshold == 0.0) {
+    if (x != y) std::memcpy(y, x, bytes);
   } else if (threshold >= 0x1p32) {
-    std::memset(y, 0, to.bytes());
+    std::memset(y, 0, bytes);
   } else {
     constexpr double cost = 12.0;  // an element's random bits, in moved elements
     const float scale = static_cast<float>(1.0 / (1.0 - p));
-    parallel_for(to.size(), grain_for(cost, 64), [&](Index begin, Index end) {
+    parallel_for(n, grain_for(cost, 64), [&](Index begin, Index end) {
       kernels().dropout(key, begin, end - begin, static_cast<std::uint32_t>(threshold), scale, x + begin, y + begin);
     });
   }
 }
-
-}  // namespace
 
 Dropout::Dropout(double p) : p(checked(p)) {}
 
@@ -58,12 +56,14 @@ Contract Dropout::contract() const {
 Shape Dropout::output_shape(const std::vector<Shape>& inputs) const { return one_input(*this, inputs); }
 
 void Dropout::forward(const ForwardCall& call) const {
-  apply(p, call.training, call.random_key, call.inputs[0], *call.output);
+  apply_dropout(call.training ? p : 0.0, call.random_key, call.output->size(), call.inputs[0].data(),
+                call.output->data());
 }
 
 void Dropout::backward(const BackwardCall& call) {
   if (!call.d_inputs[0].defined()) return;
-  apply(p, call.training, call.random_key, *call.d_output, call.d_inputs[0]);
+  apply_dropout(call.training ? p : 0.0, call.random_key, call.d_output->size(), call.d_output->data(),
+                call.d_inputs[0].data());
 }
 
 }  // namespace deepnet

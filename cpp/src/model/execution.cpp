@@ -53,6 +53,23 @@ Execution::Execution(const Graph& graph, const PlanRequest& request)
     step.activated = Tensor::borrow(arena_at(p.d_activated), plan_.values[static_cast<std::size_t>(p.output)].shape);
     steps_.push_back(std::move(step));
   }
+  make_traces();
+}
+
+Execution::~Execution() {
+  for (const auto& trace : traces_)
+    if (trace.use_count() > 1) trace->detach();
+}
+
+void Execution::make_traces() {
+  for (const PlanStep& p : plan_.steps) {
+    const Node& node = graph_.nodes[static_cast<std::size_t>(p.node)];
+    if (p.cache == no_buffer || !node.layer->contract().inspectable) continue;
+    traces_.push_back(
+        std::make_shared<Trace>(node.layer.get(), plan_.values[static_cast<std::size_t>(node.inputs[0])].shape,
+                                plan_.values[static_cast<std::size_t>(node.output)].shape, arena_at(p.cache),
+                                plan_.buffers[static_cast<std::size_t>(p.cache)].bytes, arena_));
+  }
 }
 
 const Shape& Execution::output_shape() const { return plan_.values[static_cast<std::size_t>(graph_.outputs[0])].shape; }
@@ -82,7 +99,8 @@ void Execution::bind_external(PlanBuffer::Place place, int index, void* data, co
   }
 }
 
-void Execution::forward(const Tensor* inputs, float* output, Phase phase) {
+void Execution::forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask) {
+  if (mask.defined() || mask_.defined()) mask_ = mask;
   if (phase != Phase::evaluation) random_key_ = next_key_ ? *next_key_ : next_random_key();
   next_key_.reset();
   for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
@@ -107,11 +125,14 @@ void Execution::run_forward(Step& step, Phase phase) {
   step.training = training_of(*step.layer, phase);
   ForwardCall call;
   call.inputs = step.inputs.data();
+  call.input_count = static_cast<int>(inputs.size());
   call.output = &step.output;
   call.cache = request_.backward ? arena_at(p.cache) : nullptr;
   call.workspace = arena_at(p.forward_workspace);
   call.activation = p.activation;
+  call.mask = mask_.defined() ? &mask_ : nullptr;
   call.training = step.training;
+  call.rehearsal = rehearsal_;
   call.random_key = key_of(random_key_, static_cast<std::size_t>(p.node));
   step.layer->forward(call);
   point_at(value, step.output, step.hands_out);
@@ -156,11 +177,13 @@ void Execution::run_backward(Step& step, bool accumulate) {
   }
   BackwardCall call;
   call.inputs = step.inputs.data();
+  call.input_count = static_cast<int>(inputs.size());
   call.output = &step.output;
   call.d_output = d_output;
   call.d_inputs = step.d_inputs.data();
   call.cache = arena_at(p.cache);
   call.workspace = arena_at(p.backward_workspace);
+  call.mask = mask_.defined() ? &mask_ : nullptr;
   call.training = step.training;
   call.accumulate = accumulate || p.shares_parameters;
   call.random_key = key_of(random_key_, static_cast<std::size_t>(p.node));
@@ -178,54 +201,48 @@ void Execution::run_backward(Step& step, bool accumulate) {
   }
 }
 
-const void* Execution::cache(int node) const {
-  for (const PlanStep& p : plan_.steps)
-    if (p.node == node) return arena_at(p.cache);
-  return nullptr;
-}
-
-const Shape& Execution::node_output_shape(int node) const {
-  return plan_.values[static_cast<std::size_t>(graph_.nodes[static_cast<std::size_t>(node)].output)].shape;
+Tensor rehearse(const Node& node, const std::vector<Tensor>& inputs, Phase phase, std::uint64_t random_key,
+                const Tensor& mask) {
+  PlanRequest request;
+  for (const Tensor& x : inputs) request.inputs.push_back(x.shape());
+  try {
+    Tensor out(node.layer->output_shape(request.inputs));
+    Execution alone(graph_of(node.layer, static_cast<int>(inputs.size())), request);
+    alone.set_random_key(random_key);
+    alone.set_rehearsal();
+    alone.forward(inputs.data(), out.data(), phase, mask);
+    return out;
+  } catch (const ShapeUnknown&) {
+    return node.layer->discover_output(inputs, training_of(*node.layer, phase));
+  }
 }
 
 namespace {
 
 // One layer after the other, each with memory of its own, so that layers that must run to tell their output's shape
 // can.
-void discover_shapes(const Graph& graph, const std::vector<Tensor>& inputs, Phase phase, std::uint64_t key) {
+void discover_shapes(const Graph& graph, const std::vector<Tensor>& inputs, Phase phase, std::uint64_t key,
+                     const Tensor& mask) {
   std::vector<Tensor> values(static_cast<std::size_t>(graph.value_count));
   for (std::size_t i = 0; i < inputs.size(); ++i) values[static_cast<std::size_t>(graph.inputs[i])] = inputs[i];
   for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& node = graph.nodes[i];
     std::vector<Tensor> in;
-    PlanRequest request;
-    for (int v : node.inputs) {
-      in.push_back(values[static_cast<std::size_t>(v)]);
-      request.inputs.push_back(in.back().shape());
-    }
-    Tensor out;
-    try {
-      out = Tensor(node.layer->output_shape(request.inputs));
-      Execution alone(graph_of(node.layer), request);
-      alone.set_random_key(key_of(key, i));
-      alone.forward(in.data(), out.data(), phase);
-    } catch (const ShapeUnknown&) {
-      out = node.layer->discover_output(in, training_of(*node.layer, phase));
-    }
-    values[static_cast<std::size_t>(node.output)] = out;
+    for (int v : node.inputs) in.push_back(values[static_cast<std::size_t>(v)]);
+    values[static_cast<std::size_t>(node.output)] = rehearse(node, in, phase, key_of(key, i), mask);
   }
 }
 
 }  // namespace
 
 std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request,
-                                          const std::vector<Tensor>& inputs, Phase phase) {
+                                          const std::vector<Tensor>& inputs, Phase phase, const Tensor& mask) {
   try {
     return std::make_unique<Execution>(graph, request);
   } catch (const ShapeUnknown&) {
     // The same random numbers in both runs: a layer may then keep its output of the first for the second.
     const std::uint64_t key = next_random_key();
-    discover_shapes(graph, inputs, phase, key);
+    discover_shapes(graph, inputs, phase, key, mask);
     auto execution = std::make_unique<Execution>(graph, request);
     execution->set_random_key(key);
     return execution;

@@ -15,6 +15,9 @@ enum class Phase { evaluation, own, training };
 class Execution {
  public:
   Execution(const Graph& graph, const PlanRequest& request);
+  ~Execution();
+  Execution(const Execution&) = delete;
+  Execution& operator=(const Execution&) = delete;
 
   const PlanRequest& request() const { return request_; }
   const Shape& output_shape() const;
@@ -22,9 +25,12 @@ class Execution {
   /// The key that the next forward's random numbers come from; drawn afresh where it is not set.
   void set_random_key(std::uint64_t key) { next_key_ = key; }
 
+  /// Says that the run is one for shapes or a diagnosis: layers carry no state on from it.
+  void set_rehearsal() { rehearsal_ = true; }
+
   /// Runs forward; `inputs` are borrowed until the last backward. Without a loss the output is written to `output`,
-  /// which must have output_shape().
-  void forward(const Tensor* inputs, float* output, Phase phase);
+  /// which must have output_shape(). An undefined mask is none.
+  void forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask = Tensor());
   /// Runs backward from dE/dOutput (with a loss: undefined, loss_gradient() has it) and writes dE/dInputs where the
   /// plan wants them.
   void backward(const Tensor& d_output, Tensor* d_inputs, bool accumulate);
@@ -33,9 +39,8 @@ class Execution {
   const Tensor& output() const;
   Tensor& loss_gradient() { return d_values_[static_cast<std::size_t>(graph_.outputs[0])]; }
 
-  /// The cache that forward kept for a node: null where it has none.
-  const void* cache(int node) const;
-  const Shape& node_output_shape(int node) const;
+  /// What runs leave to look at.
+  const Traces& traces() const { return traces_; }
 
  private:
   struct Step {
@@ -52,6 +57,7 @@ class Execution {
   void bind_external(PlanBuffer::Place place, int index, void* data, const std::shared_ptr<void>& owner);
   void run_forward(Step& step, Phase phase);
   void run_backward(Step& step, bool accumulate);
+  void make_traces();
 
   const Graph graph_;
   const PlanRequest request_;
@@ -59,13 +65,21 @@ class Execution {
   std::shared_ptr<void> arena_;
   std::vector<Tensor> values_, d_values_;
   std::vector<Step> steps_;
+  Traces traces_;
+  Tensor mask_;             // of the last forward
   bool hands_out_ = false;  // any step does
+  bool rehearsal_ = false;
   std::optional<std::uint64_t> next_key_;
   std::uint64_t random_key_ = 0;
 };
 
 /// Makes an Execution, running layers whose output shape only a run can tell (Layer::discover_output) on the inputs.
 std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request,
-                                          const std::vector<Tensor>& inputs, Phase phase);
+                                          const std::vector<Tensor>& inputs, Phase phase,
+                                          const Tensor& mask = Tensor());
+
+/// Runs the node alone, in a rehearsal, on values that were made before.
+Tensor rehearse(const Node& node, const std::vector<Tensor>& inputs, Phase phase, std::uint64_t random_key,
+                const Tensor& mask);
 
 }  // namespace deepnet

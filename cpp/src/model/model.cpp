@@ -5,6 +5,7 @@
 
 #include "../parallel.hpp"
 #include "execution.hpp"
+#include "mask.hpp"
 
 namespace deepnet {
 
@@ -15,7 +16,8 @@ struct Model::Runs {
 
   explicit Runs(Graph g) : graph(std::move(g)) {}
 
-  std::unique_ptr<Execution> take(const PlanRequest& request, const std::vector<Tensor>& inputs, Phase phase) {
+  std::unique_ptr<Execution> take(const LayerPtr& layer, const PlanRequest& request, const std::vector<Tensor>& inputs,
+                                  Phase phase, const Tensor& mask) {
     {
       std::lock_guard<std::mutex> lock(mutex);
       for (auto it = idle.begin(); it != idle.end(); ++it) {
@@ -26,7 +28,8 @@ struct Model::Runs {
         }
       }
     }
-    return make_execution(graph, request, inputs, phase);
+    if (inputs.size() == graph.inputs.size()) return make_execution(graph, request, inputs, phase, mask);
+    return make_execution(graph_of(layer, static_cast<int>(inputs.size())), request, inputs, phase, mask);
   }
 
   void give_back(std::unique_ptr<Execution> execution) {
@@ -46,9 +49,9 @@ struct Model::Runs {
 
 namespace {
 
-void check_inputs(const Layer& layer, const Graph& graph, const std::vector<Tensor>& inputs) {
-  if (inputs.size() != graph.inputs.size()) {
-    throw ShapeError("[" + layer.kind() + "] expected " + std::to_string(graph.inputs.size()) + " input(s), got " +
+void check_inputs(const Layer& layer, const std::vector<Tensor>& inputs) {
+  if (!layer.takes_inputs(static_cast<int>(inputs.size()))) {
+    throw ShapeError("[" + layer.kind() + "] expected " + std::to_string(layer.input_count()) + " input(s), got " +
                      std::to_string(inputs.size()));
   }
   for (const Tensor& x : inputs) {
@@ -65,12 +68,15 @@ Model::Model(LayerPtr layer) : layer_(std::move(layer)) {
   runs_ = std::make_shared<Runs>(graph_of(layer_));
 }
 
-Tensor Model::forward(const Tensor& x) const { return predict(x, x.shape().rank() > 0 ? x.shape()[0] : 1); }
+Tensor Model::forward(const Tensor& x, const Tensor& mask) const {
+  return predict(x, x.shape().rank() > 0 ? x.shape()[0] : 1, mask);
+}
 
-Tensor Model::predict(const Tensor& x, Index batch_size) const {
-  check_inputs(*layer_, runs_->graph, {x});
+Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) const {
+  check_inputs(*layer_, {x});
   if (x.shape().rank() < 1)
     throw ShapeError("[" + layer_->kind() + "] expected an input with a batch axis, got shape ()");
+  if (mask.defined()) check_mask(layer_->kind(), x.shape(), mask);
   FlushDenormals flush;
   const Index rows = x.shape()[0];
   if (batch_size < 1) batch_size = 1;
@@ -78,10 +84,10 @@ Tensor Model::predict(const Tensor& x, Index batch_size) const {
   Index done = 0;
   do {
     const Index n = rows - done < batch_size ? rows - done : batch_size;
-    const Tensor part = x.rows(done, done + n);
+    const Tensor part = x.rows(done, done + n), part_mask = mask.defined() ? mask.rows(done, done + n) : mask;
     PlanRequest request;
     request.inputs = {part.shape()};
-    auto execution = runs_->take(request, {part}, Phase::evaluation);
+    auto execution = runs_->take(layer_, request, {part}, Phase::evaluation, part_mask);
     if (!y.defined()) {
       Shape shape = execution->output_shape();
       if (n < rows) {
@@ -94,22 +100,23 @@ Tensor Model::predict(const Tensor& x, Index batch_size) const {
       y = Tensor(shape);
     }
     Tensor out = n < rows ? y.rows(done, done + n) : y;
-    execution->forward(&part, out.data(), Phase::evaluation);
+    execution->forward(&part, out.data(), Phase::evaluation, part_mask);
     runs_->give_back(std::move(execution));
     done += n;
   } while (done < rows);
   return y;
 }
 
-Tensor Model::run(const std::vector<Tensor>& inputs) {
-  check_inputs(*layer_, runs_->graph, inputs);
+Tensor Model::run(const std::vector<Tensor>& inputs, const Tensor& mask) {
+  check_inputs(*layer_, inputs);
+  if (mask.defined()) check_mask(layer_->kind(), inputs[0].shape(), mask);
   FlushDenormals flush;
   PlanRequest request;
   for (const Tensor& x : inputs) request.inputs.push_back(x.shape());
   request.backward = request.input_gradient = true;
-  auto execution = runs_->take(request, inputs, Phase::own);
+  auto execution = runs_->take(layer_, request, inputs, Phase::own, mask);
   Tensor y(execution->output_shape());
-  execution->forward(inputs.data(), y.data(), Phase::own);
+  execution->forward(inputs.data(), y.data(), Phase::own, mask);
   std::lock_guard<std::mutex> lock(runs_->last_mutex);
   runs_->last.swap(execution);
   runs_->last_inputs = inputs;
@@ -141,12 +148,9 @@ Shape Model::recent_input_shape() const {
   return runs_->idle.empty() ? Shape() : runs_->idle.front()->request().inputs[0];
 }
 
-std::pair<Tensor, Shape> Model::last_cache(int node) const {
+Traces Model::traces() const {
   std::lock_guard<std::mutex> lock(runs_->last_mutex);
-  if (runs_->last == nullptr) return {};
-  void* cache = const_cast<void*>(runs_->last->cache(node));
-  const Shape& shape = runs_->last->node_output_shape(node);
-  return {Tensor::borrow(cache, shape, DType::float32, runs_), shape};
+  return runs_->last == nullptr ? Traces() : runs_->last->traces();
 }
 
 }  // namespace deepnet

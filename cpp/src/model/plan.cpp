@@ -230,7 +230,10 @@ class Planner {
         step.forward_workspace = add_buffer(PlanBuffer::Place::arena, memory.forward_workspace, s, s);
       }
       if (!request_.backward) continue;
-      if (memory.cache > 0) step.cache = add_buffer(PlanBuffer::Place::arena, memory.cache, s, time);
+      if (memory.cache > 0) {
+        const int last = contract(step.node).inspectable ? backward_time(0) : time;
+        step.cache = add_buffer(PlanBuffer::Place::arena, memory.cache, s, last);
+      }
       if (memory.backward_workspace > 0) {
         step.backward_workspace = add_buffer(PlanBuffer::Place::arena, memory.backward_workspace, time, time);
       }

@@ -7,6 +7,7 @@
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
 #include "execution.hpp"
+#include "mask.hpp"
 
 namespace deepnet {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 // A planned step for one batch shape, and the rows that step_rows gathers for it.
 struct Batch {
   std::unique_ptr<Execution> execution;
-  Tensor x, target;
+  Tensor x, target, mask;
 };
 
 void gather_rows(const Tensor& from, const Index* order, Index begin, Index end, Tensor& to) {
@@ -46,6 +47,7 @@ struct Trainer::State {
   NamedParameters parameters;
   std::mutex mutex;
   std::vector<std::unique_ptr<Batch>> batches;  // the oldest first
+  Traces traces;                                // of the last step
   Index last_correct = -1;
 
   Batch* find(const Shape& x_shape) {
@@ -55,25 +57,27 @@ struct Trainer::State {
   }
 
   // The plan for batches of x's shape; x itself is looked at only by layers that must run to tell their output's shape.
-  Batch& batch_for(const Tensor& x) {
+  Batch& batch_for(const Tensor& x, const Tensor& mask) {
     if (Batch* known = find(x.shape())) return *known;
     PlanRequest request;
     request.inputs = {x.shape()};
     request.backward = request.loss = true;
     auto batch = std::make_unique<Batch>();
-    batch->execution = make_execution(graph, request, {x}, Phase::training);
+    batch->execution = make_execution(graph, request, {x}, Phase::training, mask);
     constexpr std::size_t most_kept = 4;
     if (batches.size() == most_kept) batches.erase(batches.begin());
     batches.push_back(std::move(batch));
     return *batches.back();
   }
 
-  float step(Batch& batch, const Tensor& x, const Tensor& target) {
+  // `rows` are the numbers that the caller gives to the rows of x, or null.
+  float step(Batch& batch, const Tensor& x, const Tensor& target, const Tensor& mask, const Index* rows = nullptr) {
     Execution& execution = *batch.execution;
     loss->check(execution.output(), target);
-    execution.forward(&x, nullptr, Phase::training);
+    if (traces != execution.traces()) traces = execution.traces();
+    execution.forward(&x, nullptr, Phase::training, mask);
     const double e = loss->evaluate(execution.output(), target, &execution.loss_gradient());
-    if (!std::isfinite(e)) throw NonFiniteError(explain(e, x, target));
+    if (!std::isfinite(e)) throw NonFiniteError(explain(e, x, target, mask, rows));
     last_correct = target.dtype() == DType::int64 ? count_correct(execution.output(), target) : -1;
     execution.backward(Tensor(), nullptr, /*accumulate=*/false);
     optimizer->step(parameters);
@@ -81,9 +85,14 @@ struct Trainer::State {
   }
 
   // Which tensor is the first, on the way from the input to the loss, that is not finite.
-  std::string explain(double e, const Tensor& x, const Tensor& target) const {
+  std::string explain(double e, const Tensor& x, const Tensor& target, const Tensor& mask, const Index* rows) const {
     const std::string what = "[Trainer] the loss is " + std::to_string(e) + ": ";
-    if (!all_finite(x)) return what + "the input has values that are not finite";
+    const auto place_text = [rows](const Place& place) {
+      const std::string row = "x[" + std::to_string(rows ? rows[place.row] : place.row) + "]";
+      return place.step < 0 ? row : row + " at step " + std::to_string(place.step);
+    };
+    if (const Place place = first_nonfinite(x, mask); place.row >= 0)
+      return what + "the input has values that are not finite, the first in " + place_text(place);
     if (target.dtype() == DType::float32 && !all_finite(target))
       return what + "the target has values that are not finite";
     for (const auto& [name, parameter] : parameters) {
@@ -95,17 +104,12 @@ struct Trainer::State {
     for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
       const Node& node = graph.nodes[i];
       std::vector<Tensor> in;
-      PlanRequest request;
-      for (int v : node.inputs) {
-        in.push_back(values[static_cast<std::size_t>(v)]);
-        request.inputs.push_back(in.back().shape());
-      }
-      const auto alone = make_execution(graph_of(node.layer), request, in, Phase::evaluation);
-      Tensor out(alone->output_shape());
-      alone->forward(in.data(), out.data(), Phase::evaluation);
-      if (!all_finite(out)) {
+      for (int v : node.inputs) in.push_back(values[static_cast<std::size_t>(v)]);
+      const Tensor out = rehearse(node, in, Phase::evaluation, 0, mask);
+      if (const Place place = first_nonfinite(out, mask); place.row >= 0) {
         return what + "the output of layer " + (node.name.empty() ? "" : node.name + " ") + "(" + node.layer->kind() +
-               ") is the first that is not finite";
+               ") is the first that is not finite" +
+               (place.step >= 0 && out.shape()[0] == x.shape()[0] ? ", beginning with " + place_text(place) : "");
       }
       values[static_cast<std::size_t>(node.output)] = out;
     }
@@ -125,15 +129,17 @@ Trainer::Trainer(Model model, std::shared_ptr<Loss> loss, std::shared_ptr<Optimi
   state_->optimizer = std::move(optimizer);
 }
 
-float Trainer::step(const Tensor& x, const Tensor& target) {
+float Trainer::step(const Tensor& x, const Tensor& target, const Tensor& mask) {
   if (x.dtype() != DType::float32) throw TypeError("[Trainer] expected x of type float32, got int64");
   if (x.shape().rank() < 1) throw ShapeError("[Trainer] expected x with a batch axis, got shape ()");
+  if (mask.defined()) check_mask("Trainer", x.shape(), mask);
   std::lock_guard<std::mutex> lock(state_->mutex);
   FlushDenormals flush;
-  return state_->step(state_->batch_for(x), x, target);
+  return state_->step(state_->batch_for(x, mask), x, target, mask);
 }
 
-float Trainer::step_rows(const Tensor& x, const Tensor& target, const Tensor& order, Index begin, Index end) {
+float Trainer::step_rows(const Tensor& x, const Tensor& target, const Tensor& order, Index begin, Index end,
+                         const Tensor& mask) {
   if (x.dtype() != DType::float32) throw TypeError("[Trainer] expected x of type float32, got int64");
   if (x.shape().rank() < 1 || target.shape().rank() < 1 || x.shape()[0] != target.shape()[0]) {
     throw ShapeError("[Trainer] expected x and target with the same number of rows, got " + x.shape().str() + " and " +
@@ -149,22 +155,34 @@ float Trainer::step_rows(const Tensor& x, const Tensor& target, const Tensor& or
                        std::to_string(row));
     }
   }
+  if (mask.defined()) check_mask_shape("Trainer", x.shape(), mask);
   std::lock_guard<std::mutex> lock(state_->mutex);
   FlushDenormals flush;
   const Shape x_shape = with_rows(x.shape(), end - begin), target_shape = with_rows(target.shape(), end - begin);
   Batch* batch = state_->find(x_shape);
   Tensor rows = batch != nullptr && batch->x.defined() ? batch->x : Tensor(x_shape);
   gather_rows(x, order.labels(), begin, end, rows);
-  if (batch == nullptr) batch = &state_->batch_for(rows);
+  Tensor mask_rows;
+  if (mask.defined()) {
+    mask_rows = batch != nullptr && batch->mask.defined() ? batch->mask : Tensor(with_rows(mask.shape(), end - begin));
+    gather_rows(mask, order.labels(), begin, end, mask_rows);
+    check_mask("Trainer", x_shape, mask_rows);
+  }
+  if (batch == nullptr) batch = &state_->batch_for(rows, mask_rows);
   batch->x = rows;
+  if (mask.defined()) batch->mask = mask_rows;
   if (!batch->target.defined() || batch->target.shape() != target_shape || batch->target.dtype() != target.dtype()) {
     batch->target = Tensor(target_shape, target.dtype());
   }
   gather_rows(target, order.labels(), begin, end, batch->target);
-  return state_->step(*batch, batch->x, batch->target);
+  return state_->step(*batch, batch->x, batch->target, mask_rows, order.labels() + begin);
 }
 
 Index Trainer::last_correct() const { return state_->last_correct; }
+Traces Trainer::traces() const {
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->traces;
+}
 const Model& Trainer::model() const { return state_->model; }
 const std::shared_ptr<Loss>& Trainer::loss() const { return state_->loss; }
 const std::shared_ptr<Optimizer>& Trainer::optimizer() const { return state_->optimizer; }

@@ -8,6 +8,9 @@ from deepnet import _fit
 from deepnet._core import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     AvgPool2d,
     BCEWithLogitsLoss,
     Conv2d,
@@ -36,6 +39,9 @@ from deepnet.nn import init
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "Conv2d",
