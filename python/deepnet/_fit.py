@@ -349,6 +349,10 @@ def _checked_metadata(metadata: Any) -> dict[str, str]:
     for name, text in metadata.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError(f"[save] expected metadata to be texts by name, got {name!r}: {text!r}")
+        try:
+            (name + text).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"[save] expected metadata that UTF-8 can hold, got {name!r} with {error}") from None
     return dict(metadata)
 
 

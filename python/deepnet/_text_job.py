@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepnet.data import Alphabet, Text
 
 ALPHABET = "alphabet"  # name of the alphabet among a model file's metadata
+MOMENTUM = 0.9
 _HELD_OUT = 0.1
 _SAMPLE = 300  # characters shown after training
 _CHUNK = 1024  # characters that are tested in one call
@@ -142,7 +143,7 @@ class Training:
         self.net.fit(
             self.batches,
             loss=nn.CrossEntropyLoss(axis=-1),
-            optimizer=optim.SGD(self.lr, momentum=0.9),
+            optimizer=optim.SGD(self.lr, momentum=MOMENTUM),
             epochs=self.epochs,
             callbacks=[callbacks.cosine_decay(self.epochs), _FreshState(self.net)],
             progress=progress,
@@ -156,15 +157,7 @@ class _FreshState(callbacks.Callback):
         self._net = net
 
     def on_epoch_begin(self, epoch: int) -> None:
-        reset_state(self._net)
-
-
-def reset_state(net: nn.Layer) -> None:
-    """Forget what all recurrent layers carry from one call to the next."""
-    for child in net.children():
-        reset_state(child)
-    if not net.children() and hasattr(net, "reset_state"):
-        net.reset_state()
+        self._net.reset_state()
 
 
 def alphabet_of(net: nn.Layer, path: Path) -> Alphabet:
@@ -182,7 +175,7 @@ def bits_per_character(net: nn.Layer, text: Text) -> float:
 
     The text is read in one go; a network that is not stateful reads it in pieces of 1,024 characters instead.
     """
-    reset_state(net)
+    net.reset_state()
     total, count = 0.0, 0
     for x, labels in text.batches(1, _CHUNK):
         logits = net.predict(x).astype(np.float64)
@@ -192,7 +185,7 @@ def bits_per_character(net: nn.Layer, text: Text) -> float:
         chosen = np.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         total += float((np.log(np.exp(logits).sum(axis=-1)) - chosen).sum())
         count += labels.size
-    reset_state(net)
+    net.reset_state()
     return total / count / math.log(2.0)
 
 
@@ -218,7 +211,7 @@ def write(
     `top_k` likeliest. Without a prompt the network goes on from a line end.
     """
     start = prompt or ("\n" if "\n" in alphabet.characters else alphabet.characters[0])
-    reset_state(net)
+    net.reset_state()
     for x in alphabet.one_hot(alphabet.encode(start)):
         logits = net.step(x[None])
     for _ in range(length):

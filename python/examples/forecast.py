@@ -1,8 +1,8 @@
 """A forecast of a real series: carbon dioxide on Mauna Loa, each of the next twelve months, by a GRU.
 
 The network reads the changes from month to month of the last two years and answers with those of the next twelve
-months, whose running sum on top of the last level is the forecast. It learns from 1958 to 1993 and is tested on forecasts
-from every month of the eight years after.
+months, whose running sum on top of the last level is the forecast. It learns from 1958 to 1993, and is tested on
+forecasts from every month of the eight years after.
 
     python forecast.py [--epochs N] [--seed N] [--output FILE.png]
 
@@ -43,7 +43,7 @@ def windows(levels, begin, end):
 
 def train(levels, end, epochs, seed):
     """A function from windows to forecasts, learned from what is before the month `end`."""
-    months, x, y = windows(levels, WINDOW + 1, end)
+    _, x, y = windows(levels, WINDOW + 1, end)
     mean, scale = y.mean(), y.std()
     dn.manual_seed(seed)
     net = nn.Sequential(nn.GRU(1, 32, return_sequences=False), nn.Linear(32, HORIZON))
@@ -83,7 +83,9 @@ def draw(series, months, truth, forecast, path):
     axes.plot(series.index[months[0] - YEAR :], series[months[0] - YEAR :], "k", linewidth=1, label="measured")
     for row in range(0, len(months), YEAR):
         days = series.index[months[row] : months[row] + HORIZON]
-        axes.plot(days, forecast[row], "o-", markersize=3, label="forecast in January" if row == 0 else None, color="C1")
+        axes.plot(
+            days, forecast[row], "o-", markersize=3, label="forecast in January" if row == 0 else None, color="C1"
+        )
     axes.set(ylabel="CO2, parts per million")
     axes.legend()
     axes.grid(alpha=0.3)
@@ -105,7 +107,9 @@ def main():
     months, x, _ = windows(levels, end, len(levels))
     truth = levels[months[:, None] + np.arange(HORIZON)]
     results = forecasts(levels, months, network(x))
-    print(f"{len(months)} forecasts of {HORIZON} months each, from {series.index[end]:%Y-%m} on: mean absolute error, ppm")
+    print(
+        f"{len(months)} forecasts of {HORIZON} months each, from {series.index[end]:%Y-%m} on: mean absolute error, ppm"
+    )
     errors = {name: float(np.abs(forecast - truth).mean()) for name, forecast in results.items()}
     for name, error in errors.items():
         print(f"{name:15} {error:.3f}")

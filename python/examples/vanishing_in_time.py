@@ -93,7 +93,9 @@ def main():
     print("|dE/dh(t)| at the start\nt              " + "".join(f"{step:>10}" for step in shown))
     for name, values in norms.items():
         print(f"{name:15}" + "".join(f"{values[step - 1]:10.1e}" for step in shown))
-    errors = {name: train(network(name, options.steps), lr, options.steps, options.batches) for name, lr in RATES.items()}
+    errors = {
+        name: train(network(name, options.steps), lr, options.steps, options.batches) for name, lr in RATES.items()
+    }
     for name, values in errors.items():
         print(f"{name:5} squared error after {options.batches} batches of {BATCH}: {values[-1]:.4f}")
     draw(norms, errors, options.output)
