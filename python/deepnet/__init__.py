@@ -98,7 +98,8 @@ def load(path: str | os.PathLike[str]) -> nn.Layer:
     --------
     >>> net = dn.load("m.safetensors")
     """
-    net, net.metadata = _core.load(os.fspath(path))
+    net, metadata = _core.load(os.fspath(path))
+    net.metadata = metadata
     return net
 
 
