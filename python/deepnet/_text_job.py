@@ -210,16 +210,21 @@ def write(
     Each is drawn from p_i = exp(y_i / temperature) / sum_j exp(y_j / temperature) over all characters, or over the
     `top_k` likeliest. Without a prompt the network goes on from a line end.
     """
+    step = getattr(net, "step", None)  # recurrent layers have it, and networks of several layers
+    if step is None:
+        raise CommandError(f"expected a recurrent network, got a {net.kind}")
     start = prompt or ("\n" if "\n" in alphabet.characters else alphabet.characters[0])
     net.reset_state()
     for x in alphabet.one_hot(alphabet.encode(start)):
-        logits = net.step(x[None])
+        logits = step(x[None])
     for _ in range(length):
         if logits.shape != (1, len(alphabet)):
             raise CommandError(f"expected a network with {len(alphabet)} outputs, got {logits.shape[1:]}")
+        if not np.isfinite(logits).all():
+            raise CommandError("expected finite scores of the network, got some that are not")
         code = draw(logits[0], random, temperature, top_k)
         yield alphabet.characters[code]
-        logits = net.step(alphabet.one_hot([code]))
+        logits = step(alphabet.one_hot([code]))
 
 
 def draw(

@@ -152,6 +152,15 @@ def test_sample_refuses(model, tmp_path, capsys):
         net.metadata = {"alphabet": "abc"}
         net.save(tmp_path / "m")
         assert message in refused(capsys, "sample", tmp_path / "m")
+    net = nn.Sequential(nn.GRU(3, 2), nn.Linear(2, 3))
+    net.metadata = {"alphabet": "abc"}
+    net.parameters()["1.bias"].data[1] = np.nan
+    net.save(tmp_path / "m")
+    assert "expected finite scores" in refused(capsys, "sample", tmp_path / "m")
+    net = nn.Linear(3, 3)
+    net.metadata = {"alphabet": "abc"}
+    net.save(tmp_path / "m")
+    assert "expected a recurrent network, got a Linear" in refused(capsys, "sample", tmp_path / "m")
     net.metadata = {"alphabet": "aa"}
     net.save(tmp_path / "m")
     assert "[Alphabet]" in refused(capsys, "sample", tmp_path / "m")
