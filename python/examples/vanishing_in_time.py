@@ -5,9 +5,10 @@ step: in a plain RNN it shrinks (or grows) by about the same factor each time, T
 1994). An LSTM's cell hands on f(t) dE/dc(t), a GRU's state z(t) dE/dh(t) and more: where these gates are open, at 1,
 nothing is lost. Biases decide how open they are before training; see open_gates() in long_memory.py.
 
-    python vanishing_in_time.py [--steps T] [--batches N] [--output FILE.png]
+    python vanishing_in_time.py [--steps T] [--short T] [--batches N] [--output FILE.png]
 
-prints |dE/dh(t)| before training, trains each on N batches of fresh sequences, and draws both. Needs matplotlib.
+prints |dE/dh(t)| over T = 400 steps before training, trains all on N batches of fresh sequences of 100 steps and the
+RNN on 400, too, and draws both. Needs matplotlib.
 """
 
 import argparse
@@ -24,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FIGURE = Path(__file__).parent / "figures" / "vanishing_in_time.png"
-RATES = {"RNN": 0.01, "LSTM": 0.1, "GRU": 0.1}  # of learning; at 0.1 the RNN's gradient soon explodes
+RATES = {"RNN": 0.01, "LSTM": 0.3, "GRU": 0.3}  # of learning; at 0.1 the RNN's gradient soon explodes
 EVERY = 250  # batches from one test to the next
 
 
@@ -60,16 +61,22 @@ def train(net, lr, steps, batches):
     return errors
 
 
+def style(name, colours):
+    kind, *more = name.split(", ")
+    return {"label": name, "color": colours[kind], "linestyle": ":" if more else "-"}
+
+
 def draw(norms, errors, path):
+    """Colours tell the layers apart, dots that gates start half open or that sequences are the long ones."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    colours = {name: f"C{i}" for i, name in enumerate(RATES)}
     for name, values in norms.items():
-        style = {"color": f"C{list(errors).index(name.split()[0])}", "linestyle": ":" if " " in name else "-"}
-        visible = np.where(values > 0, values, np.nan)  # what float32 cannot hold is 0, and has no logarithm
-        left.semilogy(range(1, len(values) + 1), visible, label=name, **style)
+        visible = np.where(values > 0, values, np.nan)  # what is too small for float32 is 0 and has no logarithm
+        left.semilogy(range(1, len(values) + 1), visible, **style(name, colours))
     for name, values in errors.items():
-        right.plot(EVERY * np.arange(len(values)), values, label=name)
+        right.plot(EVERY * np.arange(len(values)), values, **style(name, colours))
     left.set(xlabel="step t", ylabel="|dE/dh(t)| at the start")
-    right.set(xlabel="batches", ylabel="squared error", ylim=(0, 0.3))
+    right.set(xlabel="batches", ylabel="squared error", ylim=(0, 0.25))
     left.legend(fontsize="small")
     right.legend(fontsize="small")
     for axes in (left, right):
@@ -81,6 +88,7 @@ def draw(norms, errors, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--short", type=int, default=100)
     parser.add_argument("--batches", type=int, default=8000)
     parser.add_argument("--output", type=Path, default=FIGURE)
     options = parser.parse_args()
@@ -88,16 +96,19 @@ def main():
     x, y = adding(BATCH, options.steps, np.random.default_rng(0))
     norms = {name: state_gradients(network(name, options.steps), x, y) for name in RATES}
     for name in ("LSTM", "GRU"):
-        norms[f"{name} as drawn"] = state_gradients(network(name, options.steps, gates_open=False), x, y)
+        norms[f"{name}, gates half open"] = state_gradients(network(name, options.steps, gates_open=False), x, y)
     shown = sorted({1, *range(100, options.steps, 100), options.steps})
-    print("|dE/dh(t)| at the start\nt              " + "".join(f"{step:>10}" for step in shown))
+    print("|dE/dh(t)| at the start, t =" + "".join(f"{step:>9}" for step in shown))
     for name, values in norms.items():
-        print(f"{name:15}" + "".join(f"{values[step - 1]:10.1e}" for step in shown))
-    errors = {
-        name: train(network(name, options.steps), lr, options.steps, options.batches) for name, lr in RATES.items()
-    }
-    for name, values in errors.items():
-        print(f"{name:5} squared error after {options.batches} batches of {BATCH}: {values[-1]:.4f}")
+        print(f"{name:27}" + "".join(f"{values[step - 1]:9.1e}" for step in shown))
+
+    errors = {}
+    for name, steps in [(name, options.short) for name in RATES] + [("RNN", options.steps)]:
+        title = name if steps == options.short else f"{name}, T = {steps}"
+        errors[title] = train(network(name, steps), RATES[name], steps, options.batches)
+        print(
+            f"{name:5} T = {steps:<4} squared error after {options.batches} batches of {BATCH}: {errors[title][-1]:.4f}"
+        )
     draw(norms, errors, options.output)
     print(f"drawn to {options.output}")
 
