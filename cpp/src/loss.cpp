@@ -2,7 +2,7 @@
 // the same memory.
 //
 // (N, C, ...) logits keep a row's classes one image apart; they are brought side by side, a tile of positions at a
-// time, so that the kernels see rows only.
+// time, so that the kernels see rows only. Kernels are called for runs of rows between those that are ignored.
 #include <deepnet/loss.hpp>
 
 #include <algorithm>
@@ -27,43 +27,73 @@ void check_not_empty(const Loss& loss, const Tensor& y) {
   if (y.size() == 0) throw ValueError(opening(loss) + "a batch of 1 or more, got y of shape " + y.shape().str());
 }
 
-// --- classes: y (N, C, ...), labels (N, ...) ---------------------------------------------------------------------
+// --- classes: y (N, C, ...), or classes along another axis, labels (N, ...) --------------------------------------
+
+bool has_axis(const Shape& y, int axis) { return y.rank() >= 2 && axis >= -y.rank() && axis < y.rank(); }
 
 // y as (images, classes, positions).
 struct Classes {
-  explicit Classes(const Shape& y) : images(y[0]), classes(y[1]), positions(y.size(2, y.rank())) {}
+  Classes(const Shape& y, int axis) : Classes(y, axis < 0 ? axis + y.rank() : axis, y.rank()) {}
   Index rows() const { return images * positions; }
 
   Index images, classes, positions;
+
+ private:
+  Classes(const Shape& y, int axis, int rank)
+      : images(y.size(0, axis)), classes(y[axis]), positions(y.size(axis + 1, rank)) {}
 };
 
-Shape without_classes(const Shape& y) {
-  Shape s{y[0]};
-  for (int axis = 2; axis < y.rank(); ++axis) s.push_back(y[axis]);
+Shape without_classes(const Shape& y, int class_axis) {
+  Shape s;
+  for (int axis = 0; axis < y.rank(); ++axis)
+    if (axis != class_axis && axis != class_axis + y.rank()) s.push_back(y[axis]);
   return s;
 }
 
 void check_classes(const Loss& loss, const Tensor& y) {
   check_float(loss, y);
-  if (y.shape().rank() < 2) {
-    throw ShapeError(opening(loss) + "y of shape (N, C) or (N, C, ...), got " + y.shape().str());
+  const int axis = loss.label_options().axis;
+  if (!has_axis(y.shape(), axis)) {
+    const std::string shape =
+        axis == 1 ? "shape (N, C) or (N, C, ...)" : "2 or more axes with classes along axis " + std::to_string(axis);
+    throw ShapeError(opening(loss) + "y of " + shape + ", got " + y.shape().str());
   }
   check_not_empty(loss, y);
 }
 
 void check_labels(const Loss& loss, const Tensor& y, const Tensor& labels) {
-  const Shape expected = without_classes(y.shape());
+  const LabelOptions options = loss.label_options();
+  const Shape expected = without_classes(y.shape(), options.axis);
   if (labels.shape() != expected) {
     throw ShapeError(opening(loss) + "labels of shape " + expected.str() + " for y of shape " + y.shape().str() +
                      ", got " + labels.shape().str());
   }
-  const Index classes = y.shape()[1];
+  const Index classes = y.shape()[options.axis];
   for (Index i = 0; i < labels.size(); ++i) {
     const Index label = labels.labels()[i];
-    if (label >= 0 && label < classes) continue;
+    if ((label >= 0 && label < classes) || label == options.ignore_index) continue;
     throw ValueError(opening(loss) + "labels in [0, " + std::to_string(classes) + "), got " + std::to_string(label) +
                      " at position " + std::to_string(i));
   }
+  if (count_labels(labels, options) == 0) {
+    throw ValueError(opening(loss) + "at least one label other than ignore_index " +
+                     std::to_string(options.ignore_index) + ", got none");
+  }
+}
+
+// kernel(first, count) for every run of rows in [first, first + rows) that are not ignored, summed; zero(row) for the
+// others.
+template <class Kernel, class Zero>
+double sum_runs(Index first, Index rows, const Index* labels, Index ignored, Kernel kernel, Zero zero) {
+  double sum = 0.0;
+  const Index end = first + rows;
+  for (Index row = first; row < end;) {
+    Index run = row;
+    while (run < end && labels[run] != ignored) ++run;
+    if (run > row) sum += kernel(row, run - row);
+    for (row = run; row < end && labels[row] == ignored; ++row) zero(row);
+  }
+  return sum;
 }
 
 constexpr Index tile_positions = 128;
@@ -162,7 +192,7 @@ void CrossEntropyLoss::check(const Tensor& y, const Tensor& target) const {
     check_labels(*this, y, target);
   } else if (target.shape() != y.shape()) {
     const std::string got = std::string(", got ") + name_of(target.dtype()) + " of shape " + target.shape().str();
-    const Shape labels = without_classes(y.shape());
+    const Shape labels = without_classes(y.shape(), options.axis);
     if (target.shape() == labels) {
       throw TypeError(opening(*this) + "labels of an integer type (class indices), or soft labels of shape " +
                       y.shape().str() + got);
@@ -174,13 +204,21 @@ void CrossEntropyLoss::check(const Tensor& y, const Tensor& target) const {
 
 double CrossEntropyLoss::evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const {
   FlushDenormals flush;
-  const Classes shape(y.shape());
+  const Classes shape(y.shape(), options.axis);
   const bool soft = target.dtype() == DType::float32;
-  const double mean = 1.0 / static_cast<double>(shape.rows());
+  const double mean = 1.0 / static_cast<double>(soft ? shape.rows() : count_labels(target, options));
   const float scale = static_cast<float>(mean);
   const auto kernel = [&](Index first, Index rows, const float* row, const float* t, float* d) {
-    return soft ? kernels().cross_entropy_soft(rows, shape.classes, row, t, scale, d)
-                : kernels().cross_entropy_labels(rows, shape.classes, row, target.labels() + first, scale, d);
+    if (soft) return kernels().cross_entropy_soft(rows, shape.classes, row, t, scale, d);
+    const auto at = [&](auto* p, Index i) { return p ? p + (i - first) * shape.classes : nullptr; };
+    const auto of_labels = [&](Index begin, Index count) {
+      return kernels().cross_entropy_labels(count, shape.classes, at(row, begin), target.labels() + begin, scale,
+                                            at(d, begin));
+    };
+    const auto zero = [&](Index i) {
+      if (d) std::fill_n(at(d, i), shape.classes, 0.0f);
+    };
+    return sum_runs(first, rows, target.labels(), options.ignore_index, of_labels, zero);
   };
   return mean * sum_rows(shape, y.data(), soft ? target.data() : nullptr, d_y ? d_y->data() : nullptr, kernel);
 }
@@ -195,17 +233,20 @@ void NLLLoss::check(const Tensor& y, const Tensor& target) const {
 }
 
 double NLLLoss::evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const {
-  const Classes shape(y.shape());
-  const double mean = 1.0 / static_cast<double>(shape.rows());
+  const Classes shape(y.shape(), options.axis);
+  const double mean = 1.0 / static_cast<double>(count_labels(target, options));
   const auto at_label = [&](Index row) {
     const Index image = row / shape.positions, position = row % shape.positions;
     return (image * shape.classes + target.labels()[row]) * shape.positions + position;
   };
   double sum = 0.0;
-  for (Index row = 0; row < shape.rows(); ++row) sum -= static_cast<double>(y.data()[at_label(row)]);
+  const auto counts = [&](Index row) { return target.labels()[row] != options.ignore_index; };
+  for (Index row = 0; row < shape.rows(); ++row)
+    if (counts(row)) sum -= static_cast<double>(y.data()[at_label(row)]);
   if (d_y) {
     d_y->fill(0.0f);
-    for (Index row = 0; row < shape.rows(); ++row) d_y->data()[at_label(row)] = static_cast<float>(-mean);
+    for (Index row = 0; row < shape.rows(); ++row)
+      if (counts(row)) d_y->data()[at_label(row)] = static_cast<float>(-mean);
   }
   return mean * sum;
 }
@@ -222,20 +263,27 @@ double BCEWithLogitsLoss::evaluate(const Tensor& y, const Tensor& target, Tensor
   return mean_of_elements(kernels().bce_with_logits, exp_cost, y, target, d_y);
 }
 
-Index count_correct(const Tensor& y, const Tensor& labels) {
-  if (y.shape().rank() < 2 || labels.dtype() != DType::int64 || labels.shape() != without_classes(y.shape())) {
-    throw ShapeError("[count_correct] expected y of shape (N, C, ...) and int64 labels of shape (N, ...), got " +
-                     y.shape().str() + " and " + name_of(labels.dtype()) + " of shape " + labels.shape().str());
+Index count_correct(const Tensor& y, const Tensor& labels, const LabelOptions& options) {
+  if (!has_axis(y.shape(), options.axis) || labels.dtype() != DType::int64 ||
+      labels.shape() != without_classes(y.shape(), options.axis)) {
+    throw ShapeError("[count_correct] expected y with classes along axis " + std::to_string(options.axis) +
+                     " and int64 labels of its shape without that axis, got " + y.shape().str() + " and " +
+                     name_of(labels.dtype()) + " of shape " + labels.shape().str());
   }
-  const Classes shape(y.shape());
+  const Classes shape(y.shape(), options.axis);
   if (shape.classes == 0) return 0;
   Index correct = 0;
   for (Index row = 0; row < shape.rows(); ++row) {
     const Index image = row / shape.positions, position = row % shape.positions;
     const float* first = y.data() + image * shape.classes * shape.positions + position;
-    correct += argmax(first, shape.classes, shape.positions) == labels.labels()[row];
+    const Index label = labels.labels()[row];
+    correct += label != options.ignore_index && argmax(first, shape.classes, shape.positions) == label;
   }
   return correct;
+}
+
+Index count_labels(const Tensor& labels, const LabelOptions& options) {
+  return labels.size() - std::count(labels.labels(), labels.labels() + labels.size(), options.ignore_index);
 }
 
 }  // namespace deepnet

@@ -2,22 +2,10 @@
 // what comes back becomes arrays again, in tuples where a state has several.
 #include "call.hpp"
 
+#include "python_layer.hpp"
+
 namespace deepnet::python {
 namespace {
-
-// The arrays that `object` holds, as tensors: one, or `count` of them in a tuple, a list or an array's first axis.
-std::vector<Tensor> unpack(py::handle object, int count, const std::string& what, const char* name) {
-  if (count == 1) return {as_float(object, what)};
-  const bool sequence = py::isinstance<py::sequence>(object) && !py::isinstance<py::str>(object);
-  const auto items = sequence ? py::reinterpret_borrow<py::sequence>(object) : py::sequence();
-  if (!sequence || static_cast<int>(items.size()) != count) {
-    throw TypeError("[" + what + "] expected " + name + " to be " + std::to_string(count) + " arrays, got " +
-                    (sequence ? std::to_string(items.size()) : std::string(py::str(py::type::of(object)))));
-  }
-  std::vector<Tensor> tensors;
-  for (py::handle item : items) tensors.push_back(as_float(item, what));
-  return tensors;
-}
 
 // One array as itself, several as a tuple.
 py::object pack(const Tensor* tensors, std::size_t count) {
@@ -27,36 +15,73 @@ py::object pack(const Tensor* tensors, std::size_t count) {
   return std::move(arrays);
 }
 
-// layer(x), layer(x, state) or layer(x, state=...)
+// The layer as a cell, whose calls take a state and return the new one; null if it is none.
+const RecurrentCell* as_cell(const Layer& layer) {
+  const auto* cell = dynamic_cast<const RecurrentCell*>(&layer);
+  const auto* python = dynamic_cast<const PythonLayer*>(cell);
+  return python && !python->has_state_size() ? nullptr : cell;
+}
+
+// The state of layer(x), layer(x, state) or layer(x, state=...); None if there is none.
+py::object state_argument(const std::string& kind, const py::args& args, py::handle state) {
+  const std::size_t given = args.size() + (state.is_none() ? 0 : 1);
+  if (args.empty() || given > 2) {
+    throw TypeError("[" + kind + "] expected an input and perhaps a state, got " + std::to_string(given) +
+                    " argument(s)");
+  }
+  return args.size() == 2 ? py::object(args[1]) : py::reinterpret_borrow<py::object>(state);
+}
+
 std::vector<Tensor> recurrent_inputs(const RecurrentLayer& layer, const py::args& args, py::handle state) {
   const std::string kind = layer.kind();
-  if (args.empty() || args.size() > 2 || (args.size() == 2 && !state.is_none())) {
-    throw TypeError("[" + kind + "] expected an input and perhaps one state, got " +
-                    std::to_string(args.size() + !state.is_none()) + " arguments");
-  }
+  const py::object initial = state_argument(kind, args, state);
   std::vector<Tensor> inputs = {as_float(args[0], kind)};
-  const py::object initial = args.size() == 2 ? py::object(args[1]) : py::reinterpret_borrow<py::object>(state);
   if (initial.is_none()) return inputs;
-  for (Tensor& part : unpack(initial, layer.state_count(), kind, "the state")) inputs.push_back(std::move(part));
+  const auto count = static_cast<std::size_t>(layer.state_count());
+  if (count == 1) {
+    inputs.push_back(as_float(initial, kind));
+  } else {
+    for (Tensor& part : as_floats(initial, count, kind, "the state")) inputs.push_back(std::move(part));
+  }
   return inputs;
 }
 
-std::vector<Tensor> inputs_of(const Layer& layer, const py::args& args, py::handle state) {
+std::vector<Tensor> cell_inputs(const RecurrentCell& cell, const py::args& args, py::handle state) {
+  const std::string kind = cell.kind();
+  const py::object initial = state_argument(kind, args, state);
+  const Tensor x = as_float(args[0], kind);
+  const std::vector<Index> sizes = cell.state_sizes();
+  if (initial.is_none()) {
+    const Index rows = x.shape().rank() > 0 ? x.shape()[0] : 1;
+    return {x, Tensor::zeros({rows, cell.state_size()})};
+  }
+  return {x, sizes.size() == 1 ? as_float(initial, kind) : join_state(initial, sizes, kind, "the state")};
+}
+
+std::vector<Tensor> inputs_of(const Layer& layer, const RecurrentCell* cell, const py::args& args, py::handle state) {
+  if (cell) return cell_inputs(*cell, args, state);
   if (const auto* recurrent = dynamic_cast<const RecurrentLayer*>(&layer)) {
     return recurrent_inputs(*recurrent, args, state);
   }
   const std::string kind = layer.kind();
-  if (!state.is_none()) throw TypeError("[" + kind + "] expected no state, for it is no recurrent layer, but got one");
+  if (!state.is_none()) throw TypeError("[" + kind + "] expected no state, for it is no recurrent layer, got one");
   std::vector<Tensor> inputs;
   for (py::handle arg : args) inputs.push_back(as_float(arg, kind));
   return inputs;
 }
 
+py::object state_as_arrays(const RecurrentCell& cell, const Tensor& state) {
+  const std::vector<Index> sizes = cell.state_sizes();
+  return sizes.size() == 1 ? py::object(as_array(state)) : split_state(state, sizes);
+}
+
 }  // namespace
 
 py::object call(Layer& layer, const py::args& args, py::handle state, py::handle lengths, py::handle mask) {
-  const std::vector<Tensor> inputs = inputs_of(layer, args, state);
+  const RecurrentCell* cell = as_cell(layer);
+  const std::vector<Tensor> inputs = inputs_of(layer, cell, args, state);
   const Tensor padding = inputs.empty() ? Tensor() : as_mask(layer.kind(), inputs[0].shape(), lengths, mask);
+  if (cell && padding.defined()) throw TypeError("[" + layer.kind() + "] expected no mask: a cell takes a single step");
   Model& model = model_of(layer);
   Tensor y;
   Traces traces;
@@ -66,27 +91,31 @@ py::object call(Layer& layer, const py::args& args, py::handle state, py::handle
     traces = model.traces();
   }
   note(traces);
-  return as_array(y);
+  return cell ? state_as_arrays(*cell, y) : py::object(as_array(y));
 }
 
 py::object backward(Layer& layer, py::handle dy) {
-  const Tensor d_output = as_float(dy, layer.kind() + ".backward");
+  const std::string what = layer.kind() + ".backward";
+  const RecurrentCell* cell = as_cell(layer);
+  const std::vector<Index> sizes = cell ? cell->state_sizes() : std::vector<Index>();
+  const Tensor d_output = sizes.size() > 1 ? join_state(dy, sizes, what, "dE/dstate") : as_float(dy, what);
   Model& model = model_of(layer);
   std::vector<Tensor> d_inputs;
   {
     py::gil_scoped_release release;
     d_inputs = model.backward(d_output);
   }
+  if (cell) return py::make_tuple(as_array(d_inputs[0]), state_as_arrays(*cell, d_inputs[1]));
   if (d_inputs.size() > 1 && dynamic_cast<RecurrentLayer*>(&layer)) {
     return py::make_tuple(as_array(d_inputs[0]), pack(d_inputs.data() + 1, d_inputs.size() - 1));
   }
   return pack(d_inputs.data(), d_inputs.size());
 }
 
-py::array predict(Layer& layer, py::handle x, Index batch_size, py::handle mask) {
+py::array predict(Layer& layer, py::handle x, Index batch_size, py::handle lengths, py::handle mask) {
   if (batch_size < 1) throw ValueError("[predict] expected batch_size >= 1, got " + std::to_string(batch_size));
   const Tensor input = as_float(x, layer.kind());
-  const Tensor padding = as_mask(layer.kind(), input.shape(), py::none(), mask);
+  const Tensor padding = as_mask(layer.kind(), input.shape(), lengths, mask);
   Model& model = model_of(layer);
   Tensor y;
   {

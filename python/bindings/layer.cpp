@@ -14,20 +14,18 @@ namespace {
 // "Conv2d(in_channels=3, kernel_size=(3, 3))"; a Sequential's layers follow, indented.
 std::string repr(const Layer& layer, const std::string& indent = "") {
   std::string text = layer.kind() + "(";
-  const auto children = layer.children();
-  if (!children.empty()) {
-    text += "\n";
-    for (std::size_t i = 0; i < children.size(); ++i) {
-      text += indent + "  (" + std::to_string(i) + "): " + repr(*children[i], indent + "  ") + "\n";
-    }
-    return text + indent + ")";
-  }
   const char* comma = "";
   for (const auto& [name, value] : layer.config()) {
     text += comma + name + "=" + std::string(py::str(py::repr(py::cast(value))));
     comma = ", ";
   }
-  return text + ")";
+  const auto children = layer.children();
+  if (children.empty()) return text + ")";
+  text += "\n";
+  for (std::size_t i = 0; i < children.size(); ++i) {
+    text += indent + "  (" + std::to_string(i) + "): " + repr(*children[i], indent + "  ") + "\n";
+  }
+  return text + indent + ")";
 }
 
 void assign(Tensor& to, py::handle value, const std::string& what) {
@@ -221,8 +219,17 @@ nothing changed, where they do not.
       .def("children", &Layer::children, "The layers inside, in order.")
       .def("__repr__", [](const Layer& layer) { return repr(layer); })
       .def("reset_state", &Layer::reset_state, "Forget the state that recurrent layers carry from call to call.")
-      .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("mask") = py::none())
+      .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("lengths") = py::none(),
+           py::arg("mask") = py::none())
       .def("_summary", &summary, py::arg("input_shape"));
+  m.def(
+      "sequence_mask",
+      [](const std::string& what, const std::vector<Index>& shape, py::handle lengths, py::handle mask) -> py::object {
+        const Tensor padding = as_mask(what, Shape(shape), lengths, mask);
+        return padding.defined() ? py::object(as_array(padding)) : py::none();
+      },
+      py::arg("what"), py::arg("shape"), py::arg("lengths"), py::arg("mask"),
+      "The float32 mask (N, T) for inputs of that shape, from lengths or a mask; None where neither is given.");
 }
 
 }  // namespace deepnet::python

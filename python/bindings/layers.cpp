@@ -207,6 +207,17 @@ array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
       .def_readonly("axis", &LogSoftmax::axis);
 }
 
+py::array step(Sequential& net, py::handle x) {
+  const Tensor input = as_float(x, "Sequential.step");
+  Model& model = model_of(net);
+  Tensor y;
+  {
+    py::gil_scoped_release release;
+    y = model.step(input);
+  }
+  return as_array(y);
+}
+
 void bind_sequential(py::module_& m) {
   bind<Sequential>(m, "Sequential", R"doc(
 Layers one after the other; itself a layer. Parameters are named "0.weight", "0.bias", ...
@@ -231,6 +242,12 @@ Examples
         }
         return std::make_shared<Sequential>(std::move(list));
       }))
+      .def("step", &step, py::arg("x"), R"doc(
+One step of streaming inference: x(t), (N, F), goes through recurrent layers as their `step`, through others forward.
+
+The state stays in the layers until `reset_state`. Evaluation mode. Raises ValueError where a layer reads sequences
+backwards, ShapeError where N is not that of the states.
+)doc")
       .def("__len__", [](const Sequential& s) { return s.children().size(); })
       .def("__getitem__",
            [](const Sequential& s, Index i) {

@@ -10,11 +10,24 @@ struct Gradient {
 };
 
 template <class L>
-struct WithGradient : L, Gradient {};
+struct WithGradient : L, Gradient {
+  using L::L;
+};
 
 template <class L>
 void bind(py::module_& m, const char* name, const char* doc) {
   py::class_<WithGradient<L>, Loss, py::smart_holder>(m, name, doc).def(py::init<>());
+}
+
+template <class L>
+void bind_labelled(py::module_& m, const char* name, const char* doc) {
+  using Bound = WithGradient<L>;
+  py::class_<Bound, Loss, py::smart_holder>(m, name, doc)
+      .def(py::init(
+               [](int axis, Index ignore_index) { return std::make_shared<Bound>(LabelOptions{axis, ignore_index}); }),
+           py::arg("axis") = 1, py::arg("ignore_index") = -100)
+      .def_property_readonly("axis", [](const Bound& loss) { return loss.options.axis; })
+      .def_property_readonly("ignore_index", [](const Bound& loss) { return loss.options.ignore_index; });
 }
 
 double call(Loss& loss, py::handle y, py::handle target) {
@@ -41,14 +54,27 @@ void bind_loss(py::module_& m) {
       .def_property_readonly("kind", &Loss::kind)
       .def("__call__", &call, py::arg("y"), py::arg("target"), "The loss of y, a float: the mean over the batch.")
       .def("backward", &backward, "dE/dy of the last call, of y's shape.")
-      .def("__repr__", [](const Loss& loss) { return loss.kind() + "()"; });
-  bind<CrossEntropyLoss>(m, "CrossEntropyLoss", R"doc(
+      .def("__repr__", [](const Loss& loss) {
+        if (!loss.takes_labels()) return loss.kind() + "()";
+        const LabelOptions options = loss.label_options();
+        return loss.kind() + "(axis=" + std::to_string(options.axis) +
+               ", ignore_index=" + std::to_string(options.ignore_index) + ")";
+      });
+  bind_labelled<CrossEntropyLoss>(m, "CrossEntropyLoss", R"doc(
 E = mean_n -log softmax(y_n)[label_n]; softmax and logarithm fused, dE/dy = (softmax(y) - target) / N.
 
 y are logits (N, C) or (N, C, ...). The target is class labels, integers (N,) or (N, ...), or probabilities, a float
 array of y's shape: E = mean_n -sum_c t_nc log softmax(y_n)_c.
 
-Raises TypeError for float labels, ValueError for labels outside [0, C), ShapeError where shapes do not fit.
+Parameters
+----------
+axis : int
+    Where y has its classes; -1 for sequences, y (N, T, V) and labels (N, T).
+ignore_index : int
+    Rows with this label, padding for instance, count neither in the mean, nor the gradient, nor an accuracy.
+
+Raises TypeError for float labels, ValueError for labels outside [0, C) or all ignored, ShapeError where shapes do not
+fit.
 
 Examples
 --------
@@ -60,16 +86,20 @@ Examples
 >>> loss.backward()
 array([[ 0.25,  0.25, -0.75,  0.25]], dtype=float32)
 )doc");
-  bind<NLLLoss>(m, "NLLLoss", "E = mean_n -y_n[label_n], y log-probabilities (N, C) or (N, C, ...), integer labels.");
+  bind_labelled<NLLLoss>(m, "NLLLoss", R"doc(
+E = mean_n -y_n[label_n], y log-probabilities (N, C) or (N, C, ...), integer labels; `axis` and `ignore_index` as in
+`CrossEntropyLoss`.
+)doc");
   bind<MSELoss>(m, "MSELoss", "E = mean (y - target)^2 over all elements; dE/dy = 2 (y - target) / size.");
   bind<BCEWithLogitsLoss>(m, "BCEWithLogitsLoss",
                           "E = mean -(t log s(y) + (1 - t) log(1 - s(y))), s the sigmoid, over all elements; stable.");
   m.def(
       "count_correct",
-      [](py::handle y, py::handle labels) {
-        return count_correct(as_float(y, "count_correct"), as_labels(labels, "count_correct"));
+      [](py::handle y, py::handle labels, int axis, Index ignore_index) {
+        return count_correct(as_float(y, "count_correct"), as_labels(labels, "count_correct"), {axis, ignore_index});
       },
-      py::arg("y"), py::arg("labels"), "How many rows of y have their first maximum, along axis 1, at their label.");
+      py::arg("y"), py::arg("labels"), py::arg("axis") = 1, py::arg("ignore_index") = -100,
+      "How many rows of y have their first maximum, along the axis, at their label; ignored ones do not.");
 }
 
 }  // namespace deepnet::python

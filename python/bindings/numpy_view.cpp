@@ -66,6 +66,20 @@ Tensor labels_of(const py::array& array, const std::string& what) {
 
 Tensor as_float(py::handle object, const std::string& what) { return float_of(to_array(object, what), what); }
 
+std::vector<Tensor> as_floats(py::handle object, std::size_t count, const std::string& what, const std::string& name) {
+  const bool sequence = PySequence_Check(object.ptr()) && !py::isinstance<py::str>(object);
+  const Py_ssize_t length = sequence ? PySequence_Size(object.ptr()) : -1;
+  if (length < 0) PyErr_Clear();  // an array without axes has no length
+  if (length != static_cast<Py_ssize_t>(count)) {
+    throw TypeError("[" + what + "] expected " + name + " to be " + std::to_string(count) + " arrays, got " +
+                    (length < 0 ? "a " + std::string(py::str(py::type::of(object).attr("__name__")))
+                                : std::to_string(length) + " of them"));
+  }
+  std::vector<Tensor> tensors;
+  for (py::handle item : object) tensors.push_back(as_float(item, what));
+  return tensors;
+}
+
 Tensor as_labels(py::handle object, const std::string& what) { return labels_of(to_array(object, what), what); }
 
 Tensor as_target(py::handle object, const Loss& loss) {

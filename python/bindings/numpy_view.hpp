@@ -17,6 +17,8 @@ namespace py = pybind11;
 
 /// `what` opens error messages: "Conv2d", "Trainer". The Tensor keeps the array alive.
 Tensor as_float(py::handle object, const std::string& what);
+/// `count` of them, in a tuple, a list or along an array's first axis; `name` says in errors what they are.
+std::vector<Tensor> as_floats(py::handle object, std::size_t count, const std::string& what, const std::string& name);
 /// Any integer dtype, as int64.
 Tensor as_labels(py::handle object, const std::string& what);
 /// Integers as labels where the loss takes labels; everything else as float32.

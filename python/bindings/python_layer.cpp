@@ -1,11 +1,19 @@
 #include "python_layer.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace deepnet::python {
 namespace {
 
 py::object self_of(const Layer* layer) { return py::cast(layer, py::return_value_policy::reference); }
+
+// Arrays that Python gets may be kept for as long as it likes; memory that nobody owns for it is copied.
+py::array lend(const Tensor& tensor) { return as_array(tensor.owner() ? tensor : tensor.clone()); }
+
+py::object lend(const Tensor& tensor, const std::vector<Index>& sizes) {
+  return sizes.empty() ? py::object(lend(tensor)) : split_state(tensor, sizes);
+}
 
 bool overlap(const Tensor& a, const Tensor& b) {
   const char *first = static_cast<const char*>(a.raw()), *second = static_cast<const char*>(b.raw());
@@ -29,7 +37,56 @@ void expect_shape(const std::string& kind, const char* method, const Shape& expe
   }
 }
 
+Index whole_number(const py::object& object, const std::string& kind, const char* name) {
+  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    PyErr_Clear();
+    throw TypeError("[" + kind + "] expected " + name + " to be an int or a tuple of ints, got " +
+                    std::string(py::str(py::repr(object))));
+  }
+  return index.cast<Index>();
+}
+
+bool is_several(const py::object& sizes) { return py::isinstance<py::tuple>(sizes) || py::isinstance<py::list>(sizes); }
+
 }  // namespace
+
+py::object split_state(const Tensor& state, const std::vector<Index>& sizes) {
+  const Index rows = state.shape()[0], width = state.shape()[1];
+  py::tuple arrays(sizes.size());
+  Index column = 0;
+  for (std::size_t i = 0; i < sizes.size(); column += sizes[i++]) {
+    Tensor part({rows, sizes[i]});
+    for (Index n = 0; n < rows; ++n) {
+      std::copy_n(state.data() + n * width + column, sizes[i], part.data() + n * sizes[i]);
+    }
+    arrays[i] = as_array(part);
+  }
+  return std::move(arrays);
+}
+
+Tensor join_state(py::handle arrays, const std::vector<Index>& sizes, const std::string& what,
+                  const std::string& name) {
+  const auto parts = as_floats(arrays, sizes.size(), what, name);
+  const Index rows = parts[0].shape().rank() > 0 ? parts[0].shape()[0] : 0;
+  Index width = 0;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const Shape expected = {rows, sizes[i]};
+    if (parts[i].shape() != expected) {
+      throw ShapeError("[" + what + "] expected array " + std::to_string(i) + " of " + name + " of shape " +
+                       expected.str() + ", got " + parts[i].shape().str());
+    }
+    width += sizes[i];
+  }
+  Tensor state({rows, width});
+  Index column = 0;
+  for (std::size_t i = 0; i < sizes.size(); column += sizes[i++]) {
+    for (Index n = 0; n < rows; ++n) {
+      std::copy_n(parts[i].data() + n * sizes[i], sizes[i], state.data() + n * width + column);
+    }
+  }
+  return state;
+}
 
 std::string PythonLayer::kind() const {
   py::gil_scoped_acquire gil;
@@ -38,46 +95,88 @@ std::string PythonLayer::kind() const {
 
 Contract PythonLayer::contract() const {
   Contract c;
-  c.backward_needs_input = c.backward_needs_output = c.makes_output = true;
+  c.backward_needs_input = c.backward_needs_output = c.makes_output = c.remembers = true;
   return c;
+}
+
+bool PythonLayer::has_state_size() const {
+  py::gil_scoped_acquire gil;
+  return py::hasattr(self_of(this), "state_size");
+}
+
+std::vector<Index> PythonLayer::state_sizes() const {
+  py::gil_scoped_acquire gil;
+  const py::object self = self_of(this);
+  const char* name = py::hasattr(self, "state_size") ? "state_size" : "hidden_size";
+  const py::object size = py::getattr(self, name, py::none());
+  if (size.is_none()) {
+    throw TypeError("[" + kind() + "] expected a cell to have an attribute state_size (or hidden_size), got none");
+  }
+  if (!is_several(size)) return {whole_number(size, kind(), name)};
+  std::vector<Index> sizes;
+  for (py::handle item : size) sizes.push_back(whole_number(py::reinterpret_borrow<py::object>(item), kind(), name));
+  return sizes;
+}
+
+std::vector<Index> PythonLayer::tuple_sizes(int input_count) const {
+  if (input_count != 2) return {};
+  const py::object size = py::getattr(self_of(this), "state_size", py::none());
+  return is_several(size) ? state_sizes() : std::vector<Index>();
 }
 
 Shape PythonLayer::output_shape(const std::vector<Shape>& inputs) const {
   py::gil_scoped_acquire gil;
-  if (inputs.size() != 1) throw ShapeError("[" + kind() + "] expected 1 input, got " + std::to_string(inputs.size()));
+  if (inputs.size() == 2 && has_state_size()) return RecurrentCell::output_shape(inputs);
   for (const auto& [in, out] : known_shapes_)
-    if (in == inputs[0]) return out;
+    if (in == inputs) return out;
   throw ShapeUnknown();
 }
 
-Tensor PythonLayer::call_forward(const Tensor& input) const {
+Tensor PythonLayer::call_forward(const Tensor* inputs, int count) const {
   const std::string name = kind();
-  const py::object result = method_of(self_of(this), name, "forward")(as_array(input));
+  const std::vector<Index> sizes = tuple_sizes(count);
+  py::tuple arguments(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    arguments[static_cast<std::size_t>(i)] = i == 1 ? lend(inputs[i], sizes) : lend(inputs[i]);
+  }
+  const py::object result = method_of(self_of(this), name, "forward")(*arguments);
+  if (!sizes.empty()) return join_state(result, sizes, name, "forward's state");
   Tensor output = as_float(result, name);
   // What lies in the plan's memory may be overwritten before the last reader is done.
-  if (overlap(output, input)) output = output.clone();
+  for (int i = 0; i < count; ++i)
+    if (overlap(output, inputs[i])) return output.clone();
   return output;
 }
 
 Tensor PythonLayer::discover_output(const std::vector<Tensor>& inputs, bool) {
   py::gil_scoped_acquire gil;
-  discovered_input_ = Tensor();
-  const Tensor output = call_forward(inputs[0]);
+  discovered_inputs_.clear();
+  const Tensor output = call_forward(inputs.data(), static_cast<int>(inputs.size()));
   constexpr std::size_t most_known = 16;
   if (known_shapes_.size() == most_known) known_shapes_.erase(known_shapes_.begin());
-  known_shapes_.emplace_back(inputs[0].shape(), output.shape());
-  discovered_input_ = inputs[0].clone();
+  std::vector<Shape> shapes;
+  for (const Tensor& input : inputs) {
+    shapes.push_back(input.shape());
+    discovered_inputs_.push_back(input.clone());
+  }
+  known_shapes_.emplace_back(std::move(shapes), output.shape());
   discovered_output_ = output;
   return output;
 }
 
+bool PythonLayer::was_discovered(const Tensor* inputs, int count) const {
+  if (discovered_inputs_.size() != static_cast<std::size_t>(count)) return false;
+  return std::equal(discovered_inputs_.begin(), discovered_inputs_.end(), inputs, [](const Tensor& a, const Tensor& b) {
+    return a.shape() == b.shape() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0;
+  });
+}
+
 void PythonLayer::forward(const ForwardCall& call) const {
   py::gil_scoped_acquire gil;
-  const Tensor& input = call.inputs[0];
-  const bool discovered = discovered_input_.defined() && discovered_input_.shape() == input.shape() &&
-                          std::memcmp(discovered_input_.raw(), input.raw(), input.bytes()) == 0;
-  const Tensor output = discovered ? discovered_output_ : call_forward(input);
-  discovered_input_ = discovered_output_ = Tensor();
+  const bool discovered = was_discovered(call.inputs, call.input_count);
+  const Tensor output = discovered ? discovered_output_ : call_forward(call.inputs, call.input_count);
+  discovered_inputs_.clear();
+  discovered_output_ = Tensor();
   expect_shape(kind(), "forward", call.output->shape(), output.shape());
   *call.output = output;
 }
@@ -86,13 +185,24 @@ void PythonLayer::backward(const BackwardCall& call) {
   py::gil_scoped_acquire gil;
   if (!call.accumulate) zero_grad();
   const std::string name = kind();
-  const py::object result = method_of(self_of(this), name, "backward")(as_array(*call.d_output));
-  Tensor d_input = as_float(result, name);
-  expect_shape(name, "backward", call.inputs[0].shape(), d_input.shape());
-  if (call.d_inputs[0].defined()) {
-    if (d_input.bytes() > 0) std::memmove(call.d_inputs[0].raw(), d_input.raw(), d_input.bytes());
-  } else {
-    call.d_inputs[0] = overlap(d_input, *call.d_output) ? d_input.clone() : d_input;
+  const std::vector<Index> sizes = tuple_sizes(call.input_count);
+  const py::object result = method_of(self_of(this), name, "backward")(lend(*call.d_output, sizes));
+  const auto count = static_cast<std::size_t>(call.input_count);
+  const bool several = count > 1;
+  if (several && (!py::isinstance<py::tuple>(result) || py::len(result) != count)) {
+    throw TypeError("[" + name + "] expected backward to return a tuple of " + std::to_string(count) +
+                    " gradients, one an input, got " + std::string(py::str(py::type::of(result))));
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const py::object gradient = several ? py::object(result[py::int_(i)]) : result;
+    const Tensor d_input =
+        i == 1 && !sizes.empty() ? join_state(gradient, sizes, name, "backward's dE/dstate") : as_float(gradient, name);
+    expect_shape(name, "backward", call.inputs[i].shape(), d_input.shape());
+    if (call.d_inputs[i].defined()) {
+      if (d_input.bytes() > 0) std::memmove(call.d_inputs[i].raw(), d_input.raw(), d_input.bytes());
+    } else {
+      call.d_inputs[i] = overlap(d_input, *call.d_output) ? d_input.clone() : d_input;
+    }
   }
 }
 

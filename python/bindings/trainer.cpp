@@ -84,6 +84,8 @@ Write the network, structure and weights, and the optimizer's state to a safeten
 )doc")
       .def_property_readonly("last_correct", &Trainer::last_correct,
                              "How many rows of the last step were classified rightly; -1 without labels.")
+      .def_property_readonly("last_counted", &Trainer::last_counted,
+                             "How many labels of the last step count, those not ignored; -1 without labels.")
       .def_property_readonly("net", [](const Trainer& t) { return t.model().layer(); })
       .def_property_readonly("loss", &Trainer::loss)
       .def_property_readonly("optimizer", &Trainer::optimizer);

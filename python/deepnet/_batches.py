@@ -1,14 +1,14 @@
-"""Where training and evaluation get their rows from: two arrays, or batches that the caller made."""
+"""Where training and evaluation get their rows from: arrays, or batches that the caller made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepnet._core import BCEWithLogitsLoss, Loss, MSELoss, ShapeError, Trainer
+from deepnet._core import BCEWithLogitsLoss, Loss, MSELoss, ShapeError, Trainer, sequence_mask
 
 _REAL_TARGETS = (MSELoss, BCEWithLogitsLoss)
 
@@ -18,18 +18,34 @@ class Step(NamedTuple):
 
     loss: float
     rows: int
-    labels: int
+
+
+class Batch(NamedTuple):
+    """Inputs and targets, and the mask (N, T) of sequences of different lengths."""
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+    mask: NDArray[np.float32] | None
 
 
 class ArraySource:
-    """Batches of rows of two arrays, in a new order each epoch where there is a random generator."""
+    """Batches of rows of arrays, in a new order each epoch where there is a random generator."""
 
     def __init__(
-        self, where: str, x: Any, y: ArrayLike, loss: Loss, batch_size: int, random: np.random.Generator | None = None
+        self,
+        where: str,
+        x: Any,
+        y: ArrayLike,
+        loss: Loss,
+        batch_size: int,
+        random: np.random.Generator | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> None:
         self._x, self._y = _pair(where, "", x, y, loss)
         if not len(self._x):
             raise ValueError(f"[{where}] expected at least one row of data, got x of shape {self._x.shape}")
+        self._mask = sequence_mask(where, self._x.shape, lengths, mask)
         self.samples: int | None = len(self._x)
         self._batch_size = batch_size
         self._random = random
@@ -39,17 +55,16 @@ class ArraySource:
         """Train on every batch of one epoch."""
         if self._random is not None:
             self._order = self._random.permutation(len(self._x))
-        step, x, y, order, rows = trainer._step_rows, self._x, self._y, self._order, len(self._x)
-        labels = y.size // rows
+        step, x, y, mask, order, rows = trainer._step_rows, self._x, self._y, self._mask, self._order, len(self._x)
         for begin in range(0, rows, self._batch_size):
             end = min(begin + self._batch_size, rows)
-            yield Step(step(x, y, order, begin, end), end - begin, labels * (end - begin))
+            yield Step(step(x, y, order, begin, end, mask), end - begin)
 
-    def batches(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def batches(self) -> Iterator[Batch]:
         """All rows in order, as views."""
         for begin in range(0, len(self._x), self._batch_size):
             rows = slice(begin, begin + self._batch_size)
-            yield self._x[rows], self._y[rows]
+            yield Batch(self._x[rows], self._y[rows], None if self._mask is None else self._mask[rows])
 
 
 class BatchSource:
@@ -72,19 +87,26 @@ class BatchSource:
 
     def steps(self, trainer: Trainer) -> Iterator[Step]:
         """Train on every batch of one epoch."""
-        for x, y in self.batches():
-            yield Step(trainer.step(x, y), len(y), y.size)
+        for x, y, mask in self.batches():
+            yield Step(trainer.step(x, y, mask=mask), len(y))
 
-    def batches(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def batches(self) -> Iterator[Batch]:
         """The batches, checked."""
         for number, batch in enumerate(self._source, start=1):
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
                 raise TypeError(f"[{self._where}] expected batch {number} to be a pair (x, y), got {_describe(batch)}")
-            x, y = batch
-            yield _pair(self._where, f" of batch {number}", x, y, self._loss)
+            x, y = _pair(self._where, f" of batch {number}", batch[0], batch[1], self._loss)
+            yield Batch(x, y, sequence_mask(self._where, x.shape, *lengths_and_mask(batch[2:])))
 
 
 Source: TypeAlias = ArraySource | BatchSource
+
+
+def lengths_and_mask(beside: Sequence[ArrayLike]) -> tuple[ArrayLike | None, ArrayLike | None]:
+    """What stands behind x and y in a tuple: nothing, a mask, which has two axes, or lengths."""
+    if not beside:
+        return None, None
+    return (None, beside[0]) if np.ndim(beside[0]) == 2 else (beside[0], None)
 
 
 def _pair(where: str, which: str, x: Any, y: Any, loss: Loss) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnet import _core, _progress
-from deepnet._batches import ArraySource, BatchSource, Source
+from deepnet._batches import ArraySource, BatchSource, Source, lengths_and_mask
 from deepnet._core import Layer, Loss, Optimizer, Trainer
 from deepnet._summary import summary
 
@@ -84,6 +84,8 @@ def fit(
     seed: int = 0,
     callbacks: CallbackLike | Iterable[CallbackLike] = (),
     progress: bool = True,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> History:
     """Train the network.
 
@@ -100,7 +102,8 @@ def fit(
     epochs, batch_size
         Walks over the data, and rows a step. The last batch of an epoch may be smaller; none is dropped.
     validation_data
-        A pair ``(x, y)`` of arrays, or an iterable of batches, to evaluate after each epoch.
+        A pair ``(x, y)`` of arrays, or ``(x, y, lengths)`` or ``(x, y, mask)``, or an iterable of batches, to evaluate
+        after each epoch.
     shuffle, seed
         Take the rows in a new random order each epoch, which `seed` decides. An iterable's order is its own.
         Initial weights and dropout follow :func:`deepnet.manual_seed` instead.
@@ -108,6 +111,10 @@ def fit(
         Functions ``callback(epoch, logs)`` or objects with the methods of :mod:`deepnet.callbacks`.
     progress
         Draw a progress bar with loss, accuracy and samples per second on standard error.
+    lengths, mask
+        Which steps of sequences (N, T, ...) count: N lengths in 1 to T, or an array (N, T) of 0 and 1. Recurrent
+        layers carry their state through the others unchanged. Batches of an iterable have theirs behind y,
+        ``(x, y, lengths)``.
 
     Returns
     -------
@@ -123,7 +130,8 @@ def fit(
     ValueError
         No data, ``epochs`` or ``batch_size`` below 1, labels out of range, an iterable that can be walked only once.
     FloatingPointError
-        The loss is not finite; the message says where that began. The weights are those before that batch.
+        The loss is not finite; the message says where that began, of sequences also at which step. The weights are
+        those before that batch.
 
     Notes
     -----
@@ -144,9 +152,11 @@ def fit(
     trainer = Trainer(self, chosen_loss, _choose_optimizer(optimizer))
     source: Source
     if y is None:
+        _no_padding("fit", lengths, mask)
         source = BatchSource("fit", x, chosen_loss, epochs)
     else:
-        source = ArraySource("fit", x, y, chosen_loss, batch_size, np.random.default_rng(seed) if shuffle else None)
+        random = np.random.default_rng(seed) if shuffle else None
+        source = ArraySource("fit", x, y, chosen_loss, batch_size, random, lengths, mask)
     validation = None if validation_data is None else _validation_source(validation_data, chosen_loss, epochs)
 
     self._loss = chosen_loss
@@ -167,19 +177,33 @@ def fit(
     return history
 
 
-def predict(self: Layer, x: ArrayLike, batch_size: int = 256) -> NDArray[np.float32]:
+def predict(
+    self: Layer,
+    x: ArrayLike,
+    batch_size: int = 256,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> NDArray[np.float32]:
     """Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time.
 
-    N may be 0. The mode of the network does not change.
+    N may be 0. The mode of the network does not change. `lengths` or `mask` as in :func:`fit`.
 
     >>> labels = net.predict(images).argmax(axis=1)
     """
     _at_least_one("predict", batch_size=batch_size)
-    return self._predict(x, batch_size)
+    return self._predict(x, batch_size, lengths, mask)
 
 
 def evaluate(
-    self: Layer, x: Any, y: ArrayLike | None = None, *, loss: Loss | str | None = None, batch_size: int = 256
+    self: Layer,
+    x: Any,
+    y: ArrayLike | None = None,
+    *,
+    loss: Loss | str | None = None,
+    batch_size: int = 256,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Mean loss over the data, and accuracy where the targets are labels, in evaluation mode.
 
@@ -189,6 +213,8 @@ def evaluate(
         Arrays, or without `y` an iterable of batches ``(x, y)``.
     loss
         As in :func:`fit`; by default the loss of the last fit of this network.
+    lengths, mask
+        As in :func:`fit`.
 
     Returns
     -------
@@ -203,9 +229,10 @@ def evaluate(
     chosen_loss = _choose_loss("evaluate", self._loss if loss is None else loss, y)
     source: Source
     if y is None:
+        _no_padding("evaluate", lengths, mask)
         source = BatchSource("evaluate", x, chosen_loss)
     else:
-        source = ArraySource("evaluate", x, y, chosen_loss, batch_size)
+        source = ArraySource("evaluate", x, y, chosen_loss, batch_size, lengths=lengths, mask=mask)
     return _scores(self, source, chosen_loss, batch_size)
 
 
@@ -269,20 +296,22 @@ def _train_epoch(
     trainer: Trainer, source: Source, title: str, hooks: CallbackList, bar: _progress.Progress
 ) -> tuple[dict[str, float], int, bool]:
     """One epoch: its mean loss and accuracy, the number of samples, and whether a callback asked to stop."""
-    total, rows, correct, labels, batch, stop = 0.0, 0, 0, 0, 0, False
+    total, weights, rows, correct, batch, stop = 0.0, 0, 0, 0, 0, False
     each_batch = hooks.has("on_batch_end")
     clock = time.perf_counter
     due = clock() + _progress.INTERVAL
 
     def logs() -> dict[str, float]:
         # A batch without labels makes last_correct -1, so that any such epoch ends below zero: no accuracy.
-        return {"loss": total / rows, **({"accuracy": correct / labels} if correct >= 0 else {})}
+        return {"loss": total / weights, **({"accuracy": correct / weights} if correct >= 0 else {})}
 
     try:
-        for loss, batch_rows, batch_labels in source.steps(trainer):
-            total += loss * batch_rows
+        for loss, batch_rows in source.steps(trainer):
+            counted = trainer.last_counted
+            weight = batch_rows if counted < 0 else counted  # the loss is a mean over the labels that count
+            total += loss * weight
+            weights += weight
             rows += batch_rows
-            labels += batch_labels
             batch_correct = trainer.last_correct
             correct = correct + batch_correct if batch_correct >= 0 <= correct else -1
             batch += 1
@@ -300,24 +329,36 @@ def _train_epoch(
 
 
 def _validation_source(data: Any, loss: Loss, epochs: int) -> Source:
-    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], (tuple, list)):
-        return ArraySource("fit: validation_data", *data, loss, _EVALUATION_BATCH)
-    return BatchSource("fit: validation_data", data, loss, epochs)
+    where = "fit: validation_data"
+    if isinstance(data, tuple) and len(data) in (2, 3) and not isinstance(data[0], (tuple, list)):
+        x, y, *beside = data
+        lengths, mask = lengths_and_mask(beside)
+        return ArraySource(where, x, y, loss, _EVALUATION_BATCH, lengths=lengths, mask=mask)
+    return BatchSource(where, data, loss, epochs)
 
 
 def _scores(net: Layer, source: Source, loss: Loss, batch_size: int = _EVALUATION_BATCH) -> dict[str, float]:
     """Mean loss, and accuracy where targets are labels."""
-    total, rows, correct, labels = 0.0, 0, 0, 0
-    for x, y in source.batches():
-        output = net._predict(x, batch_size)
-        total += loss(output, y) * len(y)
-        rows += len(y)
-        if y.dtype == np.int64:
-            correct += _core.count_correct(output, y)
-            labels += y.size
-    if rows == 0:
+    total, weights, correct, labels = 0.0, 0, 0, 0
+    for x, y, mask in source.batches():
+        output = net._predict(x, batch_size, None, mask)
+        weight = len(y)
+        if y.dtype == np.int64 and isinstance(loss, (_core.CrossEntropyLoss, _core.NLLLoss)):
+            correct += _core.count_correct(output, y, loss.axis, loss.ignore_index)
+            weight = y.size - int(np.count_nonzero(y == loss.ignore_index))
+            labels += weight
+        total += loss(output, y) * weight
+        weights += weight
+    if weights == 0:
         raise ValueError("[evaluate] expected data, got no rows")
-    return {"loss": total / rows, **({"accuracy": correct / labels} if labels else {})}
+    return {"loss": total / weights, **({"accuracy": correct / labels} if labels else {})}
+
+
+def _no_padding(where: str, lengths: ArrayLike | None, mask: ArrayLike | None) -> None:
+    if lengths is not None or mask is not None:
+        raise ValueError(
+            f"[{where}] expected batches (x, y, lengths) in an iterable, got lengths or a mask as an argument"
+        )
 
 
 def _choose_loss(where: str, loss: Loss | str | None, y: ArrayLike | None) -> Loss:

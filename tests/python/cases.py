@@ -299,6 +299,106 @@ FLATTEN = Row(
 # In evaluation; what training does is random, and tested in test_layers.py by its own laws.
 DROPOUT = Row("Dropout", lambda x, parameters, **_: x, [(s, {"p": 0.3}) for s in SIZES], bad=[], training=False)
 
+# --- recurrent layers ------------------------------------------------------------------------------------------------
+
+
+def recurrent(shape, hidden_size, **options):
+    return shape, {"input_size": shape[-1], "hidden_size": hidden_size, **options}
+
+
+BOTH = {"bidirectional": True}
+LAST = {"return_sequences": False}
+
+# (N, T, F) and H: one to three layers, one direction and both, T from 1 to 300, widths around those of vectors.
+SEQUENCES = [
+    *[recurrent((n, t, f), h) for n, t, f, h in [(1, 1, 1, 1), (2, 3, 4, 5), (3, 1, 5, 7), (1, 6, 3, 2)]],
+    *[
+        recurrent(
+            (
+                n,
+                4,
+                f,
+            ),
+            h,
+        )
+        for n, f, h in [(5, 9, 8), (4, 8, 9), (7, 15, 16), (2, 17, 15), (9, 16, 17), (3, 33, 31)]
+    ],
+    *[recurrent((n, 3, 6), 32) for n in (4, 13, 14, 15, 16, 17, 33)],
+    *[recurrent((2, 300, 9), 13), recurrent((1, 200, 16), 32), recurrent((3, 17, 5), 65), recurrent((2, 4, 7), 257)],
+    *[recurrent((3, 5, 4), 6, num_layers=2), recurrent((2, 7, 3), 33, num_layers=3)],
+    *[
+        recurrent((3, 5, 4), 6, **BOTH),
+        recurrent((17, 6, 8), 32, num_layers=3, **BOTH),
+        recurrent((2, 1, 3), 5, **BOTH),
+    ],
+    *[recurrent((5, 9, 11), 33, num_layers=2, bias=False, **BOTH), recurrent((2, 3, 4), 5, bias=False)],
+    *[recurrent((3, 5, 4), 6, **LAST), recurrent((4, 7, 3), 20, num_layers=2, **BOTH, **LAST)],
+]
+
+
+def recurrent_lengths(x_shape, y_shape, arguments):
+    # An error made in one step goes through all later steps and, summed up with others, into every product there.
+    width = arguments["hidden_size"] * (2 if arguments.get("bidirectional") else 1)
+    through = (max(x_shape[2], width) + width) * x_shape[1] * arguments.get("num_layers", 1)
+    return Lengths(through, through, through * x_shape[0])
+
+
+def recurrent_module(torch, name, return_sequences=True, nonlinearity="tanh", **arguments):
+    """PyTorch's layer, whose output is the sequence or the last states alone; softplus and sigmoid by its functions."""
+    options = {"nonlinearity": nonlinearity} if nonlinearity in ("tanh", "relu") and name == "RNN" else {}
+
+    class Module(getattr(torch.nn, name)):
+        def forward(self, x):
+            if name == "RNN" and not options:
+                return self.unrolled(x)
+            y, state = super().forward(x)
+            if return_sequences:
+                return y
+            h = state[0] if name == "LSTM" else state
+            return torch.cat(list(h[-2:] if self.bidirectional else h[-1:]), dim=1)
+
+        def unrolled(self, x):
+            f = getattr(torch.nn.functional, nonlinearity)
+            for layer in range(self.num_layers):
+                w_ih, w_hh, b_ih, b_hh = [getattr(self, f"{p}_l{layer}") for p in reference.RECURRENT_PARAMETERS]
+                h, y = torch.zeros(x.shape[0], self.hidden_size, dtype=x.dtype), []
+                for t in range(x.shape[1]):
+                    h = f(x[:, t] @ w_ih.T + b_ih + h @ w_hh.T + b_hh)
+                    y.append(h)
+                x = torch.stack(y, dim=1)
+            return x
+
+    return Module(batch_first=True, **arguments, **options)
+
+
+def recurrent_row(layer, step, inputs):
+    def run(x, parameters, input_size=0, hidden_size=0, bias=True, nonlinearity=None, **options):
+        return reference.recurrent(step, x, parameters, **options)
+
+    return Row(
+        layer,
+        run,
+        inputs,
+        bad=[(), (3, 1), (2, 3, 4), (1, 2, 3, 1), (2, 0, 1)],
+        lengths=recurrent_lengths,
+        torch=lambda torch, **arguments: recurrent_module(torch, layer, **arguments),
+    )
+
+
+def nonlinear_rnn(name):
+    plain = [(shape, arguments) for shape, arguments in SEQUENCES if arguments.keys() <= {"input_size", "hidden_size"}]
+    stacked = [recurrent((3, 5, 4), 6, num_layers=2), recurrent((2, 7, 3), 33, num_layers=3)]
+    inputs = [(shape, {**arguments, "nonlinearity": name}) for shape, arguments in [*plain, *stacked]]
+    return recurrent_row("RNN", reference.rnn_step(reference.NONLINEARITIES[name]), inputs)
+
+
+RECURRENT = [
+    recurrent_row("RNN", reference.rnn_step(np.tanh), SEQUENCES),
+    *[nonlinear_rnn(name) for name in ("relu", "sigmoid", "softplus")],
+    recurrent_row("LSTM", reference.lstm_step, SEQUENCES),
+    recurrent_row("GRU", reference.gru_step, SEQUENCES),
+]
+
 ROWS = [
     LINEAR,
     CONV2D,
@@ -310,6 +410,7 @@ ROWS = [
     softmax_row("LogSoftmax", reference.log_softmax),
     FLATTEN,
     DROPOUT,
+    *RECURRENT,
 ]
 
 

@@ -156,6 +156,53 @@ def softmax_backward(x, dy, axis=-1):
     return np.moveaxis(np.einsum("...ij,...i->...j", jacobian, np.moveaxis(dy, axis, -1)), -1, axis)
 
 
+# --- recurrent layers: x (N, T, F), parameters under PyTorch's names -------------------------------------------------
+
+
+def rnn_step(f):
+    def step(a, b, h, c):
+        return f(a + b), c
+
+    return step
+
+
+def lstm_step(a, b, h, c):
+    i, f, g, o = np.split(a + b, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def gru_step(a, b, h, c):
+    (r_a, z_a, n_a), (r_b, z_b, n_b) = np.split(a, 3, axis=-1), np.split(b, 3, axis=-1)
+    r, z = sigmoid(r_a + r_b), sigmoid(z_a + z_b)
+    return (1 - z) * np.tanh(n_a + r * n_b) + z * h, c
+
+
+NONLINEARITIES = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "sigmoid": sigmoid, "softplus": softplus}
+
+
+def recurrent(step, x, parameters, num_layers=1, bidirectional=False, return_sequences=True):
+    """Every layer and direction, step by step from a state of zeros; step(W_ih x + b_ih, W_hh h + b_hh, h, c)."""
+    steps = range(x.shape[1])
+    for layer in range(num_layers):
+        outputs, last = [], []
+        for end in ("", "_reverse")[: 1 + bidirectional]:
+            weights = [parameters.get(f"{name}_l{layer}{end}", 0.0) for name in RECURRENT_PARAMETERS]
+            w_ih, w_hh, b_ih, b_hh = weights
+            h = c = np.zeros((x.shape[0], w_hh.shape[1]))
+            y = np.empty((*x.shape[:2], w_hh.shape[1]))
+            for t in reversed(steps) if end else steps:
+                h, c = step(x[:, t] @ w_ih.T + b_ih, h @ w_hh.T + b_hh, h, c)
+                y[:, t] = h
+            outputs.append(y)
+            last.append(h)
+        x = np.concatenate(outputs, axis=2)
+    return x if return_sequences else np.concatenate(last, axis=1)
+
+
+RECURRENT_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
 # --- losses, each the mean over the batch ----------------------------------------------------------------------------
 
 

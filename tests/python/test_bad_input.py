@@ -113,7 +113,7 @@ SHAPES_AND_SIZES = {
     "fit: batch of 0": (lambda: fit(zeros(0, 4), np.zeros(0, int)), ValueError, ["fit"]),
     "fit: rows": (lambda: fit(zeros(5, 4), [0, 1, 2, 0]), ValueError, ["fit", "5", "4"]),
     "fit: label too large": (lambda: fit(zeros(5, 4), [0, 1, 2, 0, 3]), ValueError, ["3"]),
-    "fit: label negative": (lambda: fit(zeros(5, 4), [0, 1, 2, 0, -100]), ValueError, ["-100"]),
+    "fit: label negative": (lambda: fit(zeros(5, 4), [0, 1, 2, 0, -101]), ValueError, ["-101"]),
     "fit: features": (lambda: fit(zeros(5, 3), [0, 1, 2, 0, 1]), dn.ShapeError, ["[Linear]"]),
     "fit: epochs 0": (lambda: fit(zeros(2, 4), [0, 1], epochs=0), ValueError, ["fit", "epochs"]),
     "fit: batch_size 0": (lambda: fit(zeros(2, 4), [0, 1], batch_size=0), ValueError, ["fit", "batch_size"]),

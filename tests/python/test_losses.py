@@ -6,7 +6,7 @@ import pytest
 import deepnet as dn
 import reference
 from checks import assert_close, assert_same_bits, normal, seeded_rng
-from deepnet import nn
+from deepnet import _core, nn
 
 # (N, C, ...): batch 1, two classes, many, images, sizes on both sides of a vector's.
 SHAPES = [
@@ -156,6 +156,61 @@ def test_backward_after_the_arrays_are_gone_or_changed(rng):
     assert_same_bits(loss.backward(), want)
 
 
+# --- classes along another axis, labels that do not count -------------------------------------------------------------
+
+AXES = [((5, 7, 4), -1), ((5, 7, 4), 2), ((2, 3, 130, 9), 3), ((2, 6, 3, 5), 2), ((2, 6, 3, 5), -2), ((3, 8), -1)]
+
+
+@pytest.mark.parametrize(("shape", "axis"), [*AXES, ((4, 6, 5), 0), ((33, 17, 10), -1)])
+@pytest.mark.parametrize("kind", ["CrossEntropyLoss", "NLLLoss"])
+def test_classes_along_any_axis(kind, shape, axis, rng):
+    """The same as with the classes moved to axis 1, whose other axes then are as those of the labels."""
+    y = np.log(probabilities(rng, shape))
+    labels = rng.integers(0, shape[axis], np.delete(shape, axis))
+    loss, moved = getattr(nn, kind)(axis=axis), getattr(nn, kind)()
+    flat = np.moveaxis(y, axis, -1).reshape(-1, shape[axis])
+    assert loss(y, labels) == pytest.approx(moved(flat, labels.ravel()), rel=1e-6)
+    want = np.moveaxis(moved.backward().reshape(np.moveaxis(y, axis, -1).shape), -1, axis)
+    assert_close(loss.backward(), want, what="dE/dy")
+    assert loss.axis == axis
+
+
+def test_soft_labels_along_the_last_axis(rng):
+    y, target = normal(rng, (3, 5, 4)), reference.softmax(normal(rng, (3, 5, 4)), axis=-1)
+    loss, moved = nn.CrossEntropyLoss(axis=-1), nn.CrossEntropyLoss()
+    assert loss(y, target) == pytest.approx(moved(y.reshape(15, 4), target.reshape(15, 4)), rel=1e-6)
+    assert_close(loss.backward().reshape(15, 4), moved.backward())
+
+
+@pytest.mark.parametrize("ignore_index", [-100, -1, 2])
+@pytest.mark.parametrize("shape", [(9, 4), (2, 5, 7), (3, 4, 200), (1, 3, 9, 31)], ids=str)
+@pytest.mark.parametrize("kind", ["CrossEntropyLoss", "NLLLoss"])
+def test_ignored_labels(kind, shape, ignore_index, torch, rng):
+    y, labels = np.log(probabilities(rng, shape)), labels_for(shape, rng)
+    labels[rng.random(labels.shape) < 0.4] = ignore_index
+    labels.flat[:2] = ignore_index, 0  # one at an end
+    loss, twin = getattr(nn, kind)(ignore_index=ignore_index), getattr(torch.nn, kind)(ignore_index=ignore_index)
+    y_t = torch.from_numpy(y).double().requires_grad_()
+    e_t = twin(y_t, torch.from_numpy(labels))
+    e_t.backward()
+    y[np.broadcast_to(np.expand_dims(labels == ignore_index, 1), shape)] = np.nan  # whatever stands there
+    assert loss(y, labels) == pytest.approx(e_t.item(), rel=1e-6)
+    assert_close(loss.backward(), y_t.grad.numpy(), shape[1], "dE/dy")
+    assert repr(loss) == f"{kind}(axis=1, ignore_index={ignore_index})"
+
+
+def test_count_correct_along_axes_and_without_ignored(rng):
+    y, labels = normal(rng, (4, 6, 5)), rng.integers(0, 5, (4, 6))
+    assert _core.count_correct(y, labels, -1) == np.count_nonzero(y.argmax(-1) == labels)
+    labels[0], labels[1, 2] = -100, -100
+    assert _core.count_correct(y, labels, axis=2) == np.count_nonzero(y.argmax(-1) == labels)
+    labels[labels == -100] = 3
+    want = np.count_nonzero((y.argmax(-1) == labels) & (labels != 3))
+    assert _core.count_correct(y, labels, axis=-1, ignore_index=3) == want
+    with pytest.raises(dn.ShapeError, match="axis 3"):
+        _core.count_correct(y, labels, axis=3)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 CE, NLL, MSE, BCE = nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss, nn.BCEWithLogitsLoss
@@ -181,6 +236,12 @@ BAD = {
     "logits complex": (CE, np.zeros((4, 3), complex), [0, 1, 2, 0], TypeError),
     "no rows": (CE, np.zeros((0, 3)), np.zeros(0, int), ValueError),
     "no classes": (CE, np.zeros((4, 0)), np.zeros(4, int), ValueError),
+    "no axis of classes": (lambda: CE(axis=2), Y, [0, 1, 2, 0], dn.ShapeError),
+    "axis before the first": (lambda: CE(axis=-3), Y, [0, 1, 2, 0], dn.ShapeError),
+    "labels of the other axes": (lambda: CE(axis=-1), np.zeros((2, 5, 3)), np.zeros((2, 3), int), dn.ShapeError),
+    "all ignored": (CE, Y, np.full(4, -100), ValueError),
+    "nll: all ignored": (lambda: NLL(ignore_index=1), Y, np.ones(4, int), ValueError),
+    "ignored by another loss": (lambda: CE(ignore_index=-1), Y, [0, 1, 2, -100], ValueError),
     "nll label out of range": (NLL, Y, [0, 1, 2, 3], ValueError),
     "nll soft labels": (NLL, Y, np.zeros((4, 3)), TypeError),
     "nll labels of float": (NLL, Y, np.zeros(4), TypeError),
@@ -197,11 +258,12 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_loss_arguments(name):
-    kind, y, target, error = BAD[name]
+    make, y, target, error = BAD[name]
+    loss = make()
     with pytest.raises(error) as info:
-        kind()(y, target)
+        loss(y, target)
     message = str(info.value)
-    assert all(word in message for word in (kind.__name__, "expected", "got")), message
+    assert all(word in message for word in (loss.kind, "expected", "got")), message
 
 
 @pytest.mark.parametrize("kind", [CE, NLL, MSE, BCE], ids=lambda kind: kind.__name__)

@@ -53,6 +53,7 @@ struct Contract {
   bool in_place = false;            ///< output may overwrite input, and dE/dInput overwrite dE/dOutput
   bool view = false;                ///< output is the input's memory under another shape
   bool makes_output = false;        ///< forward points `output`, and backward `d_inputs`, at memory of its own
+  bool remembers = false;           ///< backward works from what the last forward left in the layer itself (Python)
   bool accepts_activation = false;  ///< forward can apply an Activation to its output as it writes it
   bool inspectable = false;         ///< the cache holds what a user may look at after a run (see Trace)
   Activation activation = {};       ///< set by element-wise layers that the layer before may apply for them

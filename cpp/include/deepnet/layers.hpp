@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <deepnet/cells.hpp>
 #include <deepnet/layer.hpp>
 #include <deepnet/recurrent.hpp>
 
@@ -273,7 +274,7 @@ class Dropout : public Layer {
 class Sequential : public Layer {
  public:
   explicit Sequential(std::vector<LayerPtr> layers = {});
-  static LayerPtr from_config(const Config& config);
+  static LayerPtr from_parts(const Config& config, const std::vector<LayerPtr>& layers);
 
   std::string kind() const override { return "Sequential"; }
   Shape output_shape(const std::vector<Shape>& inputs) const override;
@@ -290,8 +291,10 @@ class Sequential : public Layer {
 // clang-format off
 #define DEEPNET_LAYERS(X)                                                                                   \
   X(Linear) X(Conv2d) X(MaxPool2d) X(AvgPool2d) X(GlobalAvgPool2d) X(ReLU) X(Sigmoid) X(Tanh) X(Softplus)   \
-  X(LeakyReLU) X(ELU) X(GELU) X(SiLU) X(Softmax) X(LogSoftmax) X(Flatten) X(Dropout) X(RNN) X(LSTM) X(GRU)     \
-  X(Sequential)
+  X(LeakyReLU) X(ELU) X(GELU) X(SiLU) X(Softmax) X(LogSoftmax) X(Flatten) X(Dropout)                        \
+  X(RNN) X(LSTM) X(GRU) X(RNNCell) X(LSTMCell) X(GRUCell)
 // clang-format on
+/// Those that are made of layers.
+#define DEEPNET_COMPOSITES(X) X(Sequential) X(Recurrent)
 
 }  // namespace deepnet

@@ -67,6 +67,10 @@ class Model {
   /// forward() over x in batches of batch_size rows; x may have 0 rows.
   Tensor predict(const Tensor& x, Index batch_size = 256, const Tensor& mask = Tensor()) const;
 
+  /// One step of a sequence, in evaluation mode: x_t (N, ...) goes through recurrent layers as one step, their state
+  /// kept in them until reset_state(), and through all others forward.
+  Tensor step(const Tensor& x_t);
+
   /// Forward in the layer's own mode, keeping what a backward needs. The inputs are borrowed until the
   /// next run: they must not change before the last backward.
   Tensor run(const std::vector<Tensor>& inputs, const Tensor& mask = Tensor());

@@ -3,6 +3,7 @@
 
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <deepnet/layer.hpp>
@@ -12,6 +13,28 @@ namespace deepnet {
 struct RecurrentShape;
 struct RecurrentWeights;
 struct RecurrentGradients;
+struct InputDropout;
+
+/// What a recurrent layer carries on from call to call: the arrays of its state, or none. Any thread may ask; arrays
+/// that were set are not written again.
+class CarriedState {
+ public:
+  CarriedState() = default;
+  CarriedState(const CarriedState& other) : arrays_(other.get()) {}
+
+  std::vector<Tensor> get() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return arrays_;
+  }
+  void set(std::vector<Tensor> arrays) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    arrays_ = std::move(arrays);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<Tensor> arrays_;
+};
 
 /// What every recurrent layer can be asked beyond Layer: its state, at the end of a run and from step to step.
 ///
@@ -81,7 +104,6 @@ class RecurrentStack : public RecurrentLayer {
  private:
   struct Layout;
   struct Run;
-  struct OutputGradient;
   struct Weights {
     ParameterPtr weight_ih, weight_hh, bias_ih, bias_hh;
     RecurrentWeights data() const;
@@ -89,24 +111,20 @@ class RecurrentStack : public RecurrentLayer {
   };
   int directions() const { return options.bidirectional ? 2 : 1; }
   Index state_rows() const { return options.num_layers * directions(); }
-  bool drops(bool training) const { return training && options.dropout > 0.0; }
   RecurrentShape shape_of(const Shape& input, Index layer) const;
   const Weights& weights(Index layer, int direction) const;
   void check_mask(const ForwardCall& call) const;
-  void check_carried(Index batch) const;
+  std::vector<Tensor> carried(Index batch) const;
   std::vector<Tensor> initial_state(const ForwardCall& call) const;
   void carry(const Run& run) const;
-  template <class Copy>
-  void for_each_state(const Layout& layout, const RecurrentShape& s, Index layer, float* memory, bool final,
-                      Copy copy) const;
-  void forward_layer(const Run& run, Index layer, const float* x, float* y) const;
-  void backward_layer(const Run& run, const BackwardCall& call, Index layer, const OutputGradient& dy, float* dx);
+  InputDropout dropout_of(bool training, std::uint64_t key, Index layer) const;
+  void forward_layer(const Run& run, Index layer, const InputDropout& dropout, float* y) const;
+  void backward_layer(const Run& run, const BackwardCall& call, Index layer, const float* dy_slots, float* const* dx);
 
   const CellKind cell_;
   const ActivationKind nonlinearity_;
   std::vector<Weights> weights_;  // of layer l, direction d at l D + d
-  mutable std::mutex carried_mutex_;
-  mutable std::vector<Tensor> carried_;  // what step() and stateful runs carry on: state_count() arrays, or none
+  mutable CarriedState carried_;  // of step() and stateful runs
 };
 
 /// h(t) = f(W_ih x(t) + b_ih + W_hh h(t-1) + b_hh), f = tanh, relu, sigmoid or softplus (Elman 1990).

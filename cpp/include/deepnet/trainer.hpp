@@ -27,6 +27,8 @@ class Trainer {
 
   /// How many of the last step's rows were classified rightly; -1 where the target was not labels.
   Index last_correct() const;
+  /// How many of its labels count, those not ignored; -1 likewise.
+  Index last_counted() const;
   /// What the last step left to look at; empty for networks without such layers.
   Traces traces() const;
 

@@ -1,8 +1,9 @@
 // Structure of a network as JSON:
-//   a leaf         {"kind": "Conv2d", "config": {"in_channels": 3, ...}}     config: the layer's own config()
-//   a composite    {"kind": "Sequential", "config": {}, "layers": [...]}
-//   a leaf again   {"same_as": 2}       the third leaf of the text, in a second place: the two share weights
-// Only composites nest, so a text makes at most as many layers as it names.
+//   a leaf          {"kind": "Conv2d", "config": {"in_channels": 3, ...}}     config: the layer's own config()
+//   a composite     {"kind": "Sequential", "config": {}, "layers": [...]}     {"kind": "Recurrent", ..., "layers":
+//   [cell]} a layer again   {"same_as": 2}      the third layer of the text, in a second place: the two share weights
+// A Sequential, which is no more than its layers, has no number. Only composites nest, so a text makes at most as many
+// layers as it names.
 #include "structure.hpp"
 
 #include <cmath>
@@ -32,13 +33,16 @@ const char* const same_as_key = "same_as";
 struct Kind {
   const char* name;
   const std::type_info& type;
-  LayerPtr (*from_config)(const Config&);
+  LayerPtr (*from_config)(const Config&);                                         // null for composites
+  LayerPtr (*from_parts)(const Config&, const std::vector<LayerPtr>&) = nullptr;  // null for leaves
 };
 
 const Kind kinds[] = {
-#define DEEPNET_KIND(Layer) {#Layer, typeid(Layer), &Layer::from_config},
-    DEEPNET_LAYERS(DEEPNET_KIND)
-#undef DEEPNET_KIND
+#define DEEPNET_LEAF(Layer) {#Layer, typeid(Layer), &Layer::from_config},
+#define DEEPNET_COMPOSITE(Layer) {#Layer, typeid(Layer), nullptr, &Layer::from_parts},
+    DEEPNET_LAYERS(DEEPNET_LEAF) DEEPNET_COMPOSITES(DEEPNET_COMPOSITE)
+#undef DEEPNET_LEAF
+#undef DEEPNET_COMPOSITE
 };
 
 const Kind& find_kind(const std::string& name) {
@@ -73,6 +77,10 @@ double claimed_elements(const std::string& kind, const Config& config) {
     const double gates = kind == "RNN" ? 1.0 : kind == "LSTM" ? 4.0 : 3.0;
     const double inputs = number("input_size") + (number("num_layers") - 1.0) * directions * hidden;
     return directions * gates * hidden * (inputs + number("num_layers") * (hidden + 2.0 * number("bias")));
+  }
+  if (kind == "RNNCell" || kind == "LSTMCell" || kind == "GRUCell") {
+    const double sums = (kind == "RNNCell" ? 1.0 : kind == "LSTMCell" ? 4.0 : 3.0) * number("hidden_size");
+    return sums * (number("input_size") + number("hidden_size") + 2.0 * number("bias"));
   }
   return 0.0;
 }
@@ -173,29 +181,32 @@ class Writer {
       throw ValueError("[save] expected networks of at most " + std::to_string(most_depth) +
                        " levels within each other");
     }
-    check_kind(layer);
+    const Kind& kind = kind_of(layer);
     if (layer.graph() == nullptr) {
-      const auto [found, fresh] = leaves_.emplace(&layer, leaves_.size());
+      const auto [found, fresh] = numbers_.emplace(&layer, numbers_.size());
       if (!fresh) return {{same_as_key, found->second}};
-      return {{"kind", layer.kind()}, {"config", write_config(layer.config())}};
     }
-    json layers = json::array();
-    for (const LayerPtr& child : layer.children()) layers.push_back(write(*child, depth + 1));
-    return {{"kind", layer.kind()}, {"config", json::object()}, {"layers", layers}};
+    json node = {{"kind", kind.name}, {"config", write_config(layer.config())}};
+    if (kind.from_parts) {
+      json layers = json::array();
+      for (const LayerPtr& child : layer.children()) layers.push_back(write(*child, depth + 1));
+      node["layers"] = layers;
+    }
+    return node;
   }
 
  private:
   // By type and not by name alone: a class of the user's own may be called "ReLU" too.
-  static void check_kind(const Layer& layer) {
+  static const Kind& kind_of(const Layer& layer) {
     for (const Kind& kind : kinds) {
-      if (typeid(layer) == kind.type) return;
+      if (typeid(layer) == kind.type) return kind;
     }
     throw TypeError("[save] expected layers of this library, got '" + layer.kind() +
                     "', a Python layer or one of your own, whose code no file can hold: save its weights with "
                     "state_dict() and build it again in code");
   }
 
-  std::map<const Layer*, std::size_t> leaves_;
+  std::map<const Layer*, std::size_t> numbers_;
 };
 
 class Reader {
@@ -205,31 +216,38 @@ class Reader {
   LayerPtr read(const json& node, int depth = 0) {
     if (depth > most_depth) fail("nested more than " + std::to_string(most_depth) + " levels deep");
     if (!node.is_object()) fail("expected an object as a layer, got " + std::string(node.type_name()));
-    if (node.contains(same_as_key)) return earlier_leaf(node);
-    const bool composite = node.contains("kind") && node["kind"] == "Sequential";
-    check_members(node, composite ? "layers" : nullptr);
-    return composite ? sequential(node, depth) : leaf(node["kind"].get<std::string>(), read_config(node["config"]));
+    if (node.contains(same_as_key)) return earlier_layer(node);
+    if (!node.contains("kind") || !node["kind"].is_string()) fail("expected a text as \"kind\" of a layer");
+    const Kind& kind = find_kind(node["kind"].get<std::string>());
+    check_members(node, kind.from_parts ? "layers" : nullptr);
+    const Config config = read_config(node["config"]);
+    return kind.from_parts ? composite(kind, config, node["layers"], depth) : leaf(kind, config);
   }
 
  private:
-  LayerPtr earlier_leaf(const json& node) const {
+  LayerPtr earlier_layer(const json& node) const {
     const json& number = node[same_as_key];
-    if (node.size() != 1 || !number.is_number_unsigned() || number.get<std::uint64_t>() >= leaves_.size()) {
-      fail("\"same_as\" expects the number of an earlier layer, alone");
-    }
-    return leaves_[number.get<std::size_t>()];
+    const bool known = node.size() == 1 && number.is_number_unsigned() &&
+                       number.get<std::uint64_t>() < layers_.size() && layers_[number.get<std::size_t>()] != nullptr;
+    if (!known) fail("\"same_as\" expects the number of an earlier layer, alone");
+    return layers_[number.get<std::size_t>()];
   }
 
-  LayerPtr sequential(const json& node, int depth) {
-    if (!node["config"].empty()) fail("Sequential takes no arguments");
-    if (!node["layers"].is_array()) fail("expected a list as \"layers\"");
+  LayerPtr composite(const Kind& kind, const Config& config, const json& parts, int depth) {
+    if (!parts.is_array()) fail("expected a list as \"layers\"");
+    const bool numbered = kind.type != typeid(Sequential);
+    const std::size_t number = layers_.size();
+    if (numbered) layers_.push_back(nullptr);  // no part may be the whole
     std::vector<LayerPtr> layers;
-    for (const json& child : node["layers"]) layers.push_back(read(child, depth + 1));
-    return std::make_shared<Sequential>(std::move(layers));
+    for (const json& part : parts) layers.push_back(read(part, depth + 1));
+    const LayerPtr layer = kind.from_parts(config, layers);
+    check_arguments(*layer, config);
+    if (numbered) layers_[number] = layer;
+    return layer;
   }
 
-  LayerPtr leaf(const std::string& name, const Config& config) {
-    const Kind& kind = find_kind(name);
+  LayerPtr leaf(const Kind& kind, const Config& config) {
+    const std::string name = kind.name;
     const double claimed = claimed_elements(name, config);
     if (claimed > elements_left_) {
       fail(name + " asks for " + count_text(claimed) + " weights, more than the file holds");
@@ -240,7 +258,7 @@ class Reader {
     double elements = 0.0;
     for (const auto& named : layer->parameters()) elements += static_cast<double>(named.second->data.size());
     if (elements != claimed) throw Error("[load] claimed_elements() must be taught to count the weights of " + name);
-    leaves_.push_back(layer);
+    layers_.push_back(layer);
     return layer;
   }
 
@@ -256,7 +274,7 @@ class Reader {
   }
 
   double elements_left_;
-  std::vector<LayerPtr> leaves_;
+  std::vector<LayerPtr> layers_;  // by number
 };
 
 }  // namespace

@@ -235,18 +235,45 @@ void gemm_rows(const GemmBlock* block, int64_t lda) {
   }
 }
 
-// Four rows of B at a time keep four sums in flight.
-void gemv_rows(const float* a, const float* b, int64_t ldb, int64_t n, int64_t k, const float* bias, float* c) {
-  constexpr int64_t at_once = 4;
-  for (int64_t j = 0; j < n; j += at_once) {
-    const float* row[at_once];
-    for (int64_t r = 0; r < at_once; ++r) row[r] = b + (j + r < n ? j + r : n - 1) * ldb;
-    vf sum[at_once] = {};
-    for (int64_t i = 0; i < k; i += W) {
-      const vf left = load_first(a + i, k - i);
-      for (int64_t r = 0; r < at_once; ++r) sum[r] = fma(left, load_first(row[r] + i, k - i), sum[r]);
+// Adds up W rows by halves, as a transposition whose stages add instead of keeping both: lane r becomes row r's sum.
+template <int D>
+inline void fold_stage(vf* row) {
+#pragma GCC unroll 8
+  for (int i = 0; i < W; i += 2 * D) {
+    swap_blocks<D>(row[i], row[i + D], AllLanes());
+    row[i] += row[i + D];
+  }
+}
+inline vf fold_rows(vf* row) {
+  fold_stage<1>(row);
+  fold_stage<2>(row);
+  if (W > 4) fold_stage<(W > 4 ? 4 : 1)>(row);
+  if (W > 8) fold_stage<(W > 8 ? 8 : 1)>(row);
+  return row[0];
+}
+
+// W rows of B at a time keep W sums in flight. Rows past the last one are the last one again.
+void gemv_rows(const GemvTerm* terms, int count, int64_t n, float* c) {
+  for (int64_t j = 0; j < n; j += W) {
+    vf sum[W] = {}, bias = {};
+    for (int t = 0; t < count; ++t) {
+      const GemvTerm& it = terms[t];
+      const float* row[W];
+      for (int r = 0; r < W; ++r) row[r] = it.b + (j + r < n ? j + r : n - 1) * it.ldb;
+      int64_t i = 0;
+      for (; i + W <= it.k; i += W) {
+        const vf left = load(it.a + i);
+#pragma GCC unroll 16
+        for (int r = 0; r < W; ++r) sum[r] = fma(left, load(row[r] + i), sum[r]);
+      }
+      if (i < it.k) {
+        const vf left = load_first(it.a + i, it.k - i);
+#pragma GCC unroll 16
+        for (int r = 0; r < W; ++r) sum[r] = fma(left, load_first(row[r] + i, it.k - i), sum[r]);
+      }
+      if (it.bias) bias += load_first(it.bias + j, n - j);
     }
-    for (int64_t r = 0; r < at_once && j + r < n; ++r) c[j + r] = sum_lanes(sum[r]) + (bias ? bias[j + r] : 0.0f);
+    store_first(c + j, n - j, fold_rows(sum) + bias);
   }
 }
 

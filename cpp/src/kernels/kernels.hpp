@@ -35,6 +35,14 @@ struct GemmBlock {
   int relu;
 };
 
+// A vector a (k) times the rows of b, ldb apart; bias, one value a row of b, may be null.
+struct GemvTerm {
+  const float* a;
+  const float* b;
+  int64_t ldb, k;
+  const float* bias;
+};
+
 // A convolution as the packer sees it: which input cell a tap of the kernel reads for output pixel (p, q):
 //   h = p * stride_h + tap_h[t],  w = q * stride_w + tap_w[t]
 // Forward, and each phase of dE/dx, are instances; see conv.inl.

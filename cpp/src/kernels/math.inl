@@ -59,6 +59,12 @@ inline vf vexp(vf x) {
   return exp_of_parts(x, parts.r, parts.exponent());
 }
 
+// e^x for x <= 0; of x below -87 that of -87, which is next to nothing but normal.
+inline vf vexp_nonpositive(vf x) {
+  const ExpReduction parts = reduce_exp(maximum(broadcast(-87.0f), x));
+  return (vf)((vu)(expm1_reduced(parts.r) + 1.0f) + parts.exponent());
+}
+
 // e^(x + low), |low| < 0.05: for an x known to more than a float's precision.
 inline vf vexp_extended(vf x, vf low) {
   const ExpReduction parts = reduce_exp(x);

@@ -14,12 +14,33 @@
 // h may be h_before, c may be c_before.
 namespace {
 
+// Sigmoid and tanh as fractions whose denominators lie in [1, 2], so that several can share one division, the slowest
+// operation here: 1 / a = b / (a b). A NaN in one gate thereby reaches the others of its cell, as it would reach them one
+// step later through the state.
+struct SigmoidOf {
+  vf x, e, denominator;
+  explicit SigmoidOf(vf x) : x(x), e(vexp_nonpositive(-absolute(x))), denominator(e + 1.0f) {}
+  vf times(vf inverse) const { return select(x < 0.0f, e * inverse, inverse); }
+};
+struct TanhOf {
+  vf x, expm1, denominator;  // tanh |x| = -expm1 / (2 + expm1), expm1 = e^(-2|x|) - 1: accurate near 0 too
+  explicit TanhOf(vf x) : x(x), expm1(vexpm1_nonpositive(absolute(x) * -2.0f)), denominator(expm1 + 2.0f) {}
+  vf times(vf inverse) const { return copy_sign(-expm1 * inverse, x); }
+};
+inline vf cell_tanh(vf x) {
+  const TanhOf of_x(x);
+  return of_x.times(1.0f / of_x.denominator);
+}
+
 inline void copy_row(int64_t n, const float* from, float* to) {
   if (from != to) map(n, from, to, [](vf v) { return v; });
 }
 inline void zero_row(int64_t n, float* to) {
   for (int64_t i = 0; i < n; i += W) store_first(to + i, n - i, vf{});
 }
+
+inline const float* row_of(const float* p, int64_t row, int64_t stride) { return p ? p + row * stride : nullptr; }
+inline float* row_of(float* p, int64_t row, int64_t stride) { return p ? p + row * stride : nullptr; }
 
 // The state and the output of sequence `row`.
 struct CellRow {
@@ -28,10 +49,10 @@ struct CellRow {
 
   CellRow(const CellForward& s, int64_t row)
       : h_before(s.h_before + row * s.h_stride),
-        c_before(s.c_before + row * s.width),
+        c_before(row_of(s.c_before, row, s.width)),
         h(s.h + row * s.h_stride),
-        c(s.c + row * s.width),
-        y(s.y ? s.y + row * s.y_stride : nullptr),
+        c(row_of(s.c, row, s.width)),
+        y(row_of(s.y, row, s.y_stride)),
         gates(s.gates + row * s.gate_stride) {}
 
   void put_out(int64_t i, int64_t lanes, vf value) const {
@@ -71,7 +92,7 @@ void rnn_forward(int kind, const CellForward* step) {
     case kActSoftplus:
       return run([](vf v) { return vsoftplus(v); });
     default:
-      return run([](vf v) { return vtanh(v); });
+      return run([](vf v) { return cell_tanh(v); });
   }
 }
 
@@ -79,15 +100,19 @@ void lstm_forward(const CellForward* step) {
   const int64_t width = step->width;
   cell_forward(*step, true, [=](const CellRow& it, int64_t j, int64_t lanes) {
     float *pi = it.gates + j, *pf = pi + width, *pg = pf + width, *po = pg + width;
-    const vf i = vsigmoid(load_first(pi, lanes)), f = vsigmoid(load_first(pf, lanes));
-    const vf g = vtanh(load_first(pg, lanes)), o = vsigmoid(load_first(po, lanes));
+    const SigmoidOf of_i(load_first(pi, lanes)), of_f(load_first(pf, lanes)), of_o(load_first(po, lanes));
+    const TanhOf of_g(load_first(pg, lanes));
+    const vf i_f = of_i.denominator * of_f.denominator, g_o = of_g.denominator * of_o.denominator;
+    const vf inverse = 1.0f / (i_f * g_o), inverse_i_f = inverse * g_o, inverse_g_o = inverse * i_f;
+    const vf i = of_i.times(inverse_i_f * of_f.denominator), f = of_f.times(inverse_i_f * of_i.denominator);
+    const vf g = of_g.times(inverse_g_o * of_o.denominator), o = of_o.times(inverse_g_o * of_g.denominator);
     const vf c = f * load_first(it.c_before + j, lanes) + i * g;
     store_first(pi, lanes, i);
     store_first(pf, lanes, f);
     store_first(pg, lanes, g);
     store_first(po, lanes, o);
     store_first(it.c + j, lanes, c);
-    it.put_out(j, lanes, o * vtanh(c));
+    it.put_out(j, lanes, o * cell_tanh(c));
   });
 }
 
@@ -95,8 +120,10 @@ void gru_forward(const CellForward* step) {
   const int64_t width = step->width;
   cell_forward(*step, false, [=](const CellRow& it, int64_t j, int64_t lanes) {
     float *pb = it.gates + j, *pr = pb + width, *pz = pr + width, *pn = pz + width;
-    const vf r = vsigmoid(load_first(pr, lanes)), z = vsigmoid(load_first(pz, lanes));
-    const vf n = vtanh(r * load_first(pb, lanes) + load_first(pn, lanes));
+    const SigmoidOf of_r(load_first(pr, lanes)), of_z(load_first(pz, lanes));
+    const vf inverse = 1.0f / (of_r.denominator * of_z.denominator);
+    const vf r = of_r.times(inverse * of_z.denominator), z = of_z.times(inverse * of_r.denominator);
+    const vf n = cell_tanh(r * load_first(pb, lanes) + load_first(pn, lanes));
     store_first(pr, lanes, r);
     store_first(pz, lanes, z);
     store_first(pn, lanes, n);
@@ -112,13 +139,13 @@ struct CellRowBackward {
 
   CellRowBackward(const CellBackward& s, int64_t row)
       : h_before(s.h_before + row * s.h_stride),
-        c_before(s.c_before + row * s.width),
+        c_before(row_of(s.c_before, row, s.width)),
         h(s.h + row * s.h_stride),
-        c(s.c + row * s.width),
-        dy(s.dy ? s.dy + row * s.dy_stride : nullptr),
+        c(row_of(s.c, row, s.width)),
+        dy(row_of(s.dy, row, s.dy_stride)),
         gates(s.gates + row * s.gate_stride),
         dh(s.dh + row * s.width),
-        dc(s.dc + row * s.width),
+        dc(row_of(s.dc, row, s.width)),
         d_gates(s.d_gates + row * s.gate_stride) {}
 };
 
@@ -165,7 +192,7 @@ float lstm_backward(const CellBackward* step) {
   return cell_backward(*step, [=](const CellRowBackward& it, int64_t j, int64_t lanes, vf dh) {
     const float *pi = it.gates + j, *pf = pi + width, *pg = pf + width, *po = pg + width;
     const vf i = load_first(pi, lanes), f = load_first(pf, lanes), g = load_first(pg, lanes), o = load_first(po, lanes);
-    const vf tanh_c = vtanh(load_first(it.c + j, lanes));
+    const vf tanh_c = cell_tanh(load_first(it.c + j, lanes));
     const vf dc = dh * o * ((1.0f - tanh_c) * (1.0f + tanh_c)) + load_first(it.dc + j, lanes);
     float* d = it.d_gates + j;
     store_first(d, lanes, dc * g * (i * (1.0f - i)));

@@ -27,6 +27,16 @@ inline const Shape& image_input(const Layer& layer, const std::vector<Shape>& in
   return x;
 }
 
+/// The call's mask, or null; for a layer whose input is (N, T, ...).
+inline const float* mask_of(const Layer& layer, const Shape& x, const Tensor* mask) {
+  if (mask == nullptr) return nullptr;
+  if (mask->shape() != Shape{x[0], x[1]}) {
+    throw ShapeError("[" + layer.kind() + "] expected a mask of shape " + Shape{x[0], x[1]}.str() +
+                     " for input of shape " + x.str() + ", got " + mask->shape().str());
+  }
+  return mask->data();
+}
+
 /// Uniform in +-1/sqrt(fan_in): PyTorch's start for the weights and biases of Linear and Conv2d.
 inline ParameterPtr default_parameter(const Shape& shape, Index fan_in) {
   auto parameter = std::make_shared<Parameter>(Tensor(shape));
@@ -34,8 +44,5 @@ inline ParameterPtr default_parameter(const Shape& shape, Index fan_in) {
   init::uniform(parameter->data, -bound, bound);
   return parameter;
 }
-
-/// y = x m / (1 - p), each m 0 with probability p, else 1, made from key and position alone; y may be x.
-void apply_dropout(double p, std::uint64_t key, Index n, const float* x, float* y);
 
 }  // namespace deepnet

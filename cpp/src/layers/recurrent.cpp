@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../config.hpp"
+#include "../dispatch.hpp"
 #include "../ops/recurrent.hpp"
 #include "../parallel.hpp"
 #include "common.hpp"
@@ -49,35 +50,10 @@ RecurrentOptions options_of(const Config& config, const char* kind) {
   return o;
 }
 
-std::uint64_t layer_key(std::uint64_t key, Index layer) {
-  return key + static_cast<std::uint64_t>(layer) * 0xd1342543de82ef95u;
-}
-
-// (N, T, F) -> (T, N, F), zeros at steps of padding, whatever stands there.
-void to_time_major(Index batch, Index steps, Index features, const float* x, const float* mask, float* to) {
-  const std::size_t bytes = static_cast<std::size_t>(features) * sizeof(float);
-  parallel_for(steps, grain_for(static_cast<double>(batch * features)), [&](Index begin, Index end) {
-    for (Index t = begin; t < end; ++t) {
-      for (Index n = 0; n < batch; ++n) {
-        float* row = to + (t * batch + n) * features;
-        if (mask && mask[n * steps + t] == 0.0f) {
-          std::memset(row, 0, bytes);
-        } else {
-          std::memcpy(row, x + (n * steps + t) * features, bytes);
-        }
-      }
-    }
-  });
-}
-
-void to_batch_major(Index batch, Index steps, Index features, const float* x, float* to) {
-  const std::size_t bytes = static_cast<std::size_t>(features) * sizeof(float);
-  parallel_for(batch, grain_for(static_cast<double>(steps * features)), [&](Index begin, Index end) {
-    for (Index n = begin; n < end; ++n) {
-      for (Index t = 0; t < steps; ++t)
-        std::memcpy(to + (n * steps + t) * features, x + (t * batch + n) * features, bytes);
-    }
-  });
+// to += from, of a layer's inputs; what lies in slots of no step is added too.
+void add_slots(const RecurrentShape& s, const float* from, float* to) {
+  parallel_for(s.slots() * s.inputs, grain_for(1.0, 64),
+               [&](Index begin, Index end) { kernels().add(end - begin, from + begin, to + begin); });
 }
 
 // Copies `rows` rows of `width` floats that lie from_stride and to_stride apart.
@@ -107,45 +83,42 @@ struct RecurrentStack::Layout {
 
   Index h_of(Index l) const { return h + (keep ? l : l % 2) * h_floats; }
   Index c_of(Index l, int d) const { return c + ((keep ? l * directions : 0) + d) * c_floats; }
-  Index gates_of(Index l, int d) const { return gates + ((keep_gates ? l * directions : 0) + d) * gate_floats; }
-  Index dropped_of(Index l) const { return dropped + (keep ? l - 1 : 0) * dropped_floats; }
+  Index gates_of(Index l, int d) const { return gates + (l * directions + d) * gate_floats; }
 
   const bool keep, keep_gates;
   const int directions;
   Region kept, forward_scratch, backward_scratch;
   Index state_floats, state[2], norms, x;
-  Index h, h_floats, c, c_floats, gates, gate_floats, dropped, dropped_floats;
-  Index forward_ops, d_gates, d_state, d_state_floats, dx, backward_ops;
+  Index h, h_floats, c, c_floats, gates, gate_floats;
+  Index forward_ops, d_state, d_state_floats, dx, dx_floats, backward_ops;
 };
 
 RecurrentStack::Layout::Layout(const RecurrentStack& layer, const Shape& input, bool keep)
     : keep(keep), keep_gates(keep && layer.cell_ != CellKind::rnn), directions(layer.directions()) {
   const RecurrentShape first = layer.shape_of(input, 0), other = layer.shape_of(input, 1);
-  const Index layers = layer.options.num_layers, slots = first.steps + 2;
-  const bool lstm = layer.cell_ == CellKind::lstm, drops = layer.options.dropout > 0.0 && layers > 1;
+  const Index layers = layer.options.num_layers;
+  const bool lstm = layer.cell_ == CellKind::lstm;
   const auto aligned = [](Index n) { return (n + 15) / 16 * 16; };
 
   state_floats = layer.state_rows() * first.state_size();
   for (int i = 0; i < 2; ++i) state[i] = kept.take(i == 0 || lstm ? state_floats : 0);
   norms = kept.take(layer.state_rows() * first.steps);
-  x = kept.take(first.rows() * first.inputs);
-  h_floats = aligned(slots * first.batch * first.width());
+  x = kept.take(first.slots() * first.inputs);
+  h_floats = aligned(first.slots() * first.width());
   h = kept.take((keep ? layers : std::min<Index>(layers, 2)) * h_floats);
-  c_floats = lstm ? aligned((keep ? slots : 1) * first.state_size()) : 0;
+  c_floats = lstm ? aligned((keep ? first.slots() : first.batch) * first.hidden) : 0;
   c = kept.take((keep ? layers : 1) * directions * c_floats);
-  dropped_floats = drops ? aligned(first.rows() * first.width()) : 0;
-  dropped = kept.take((keep ? layers - 1 : 1) * dropped_floats);
-  gate_floats = aligned(first.rows() * first.gate_columns());
-  gates = keep_gates ? kept.take(layers * directions * gate_floats) : forward_scratch.take(directions * gate_floats);
+  gate_floats = aligned(first.batch * first.steps * first.gate_columns());
+  gates = kept.take(keep_gates ? layers * directions * gate_floats : 0);
 
   const auto larger = [&](std::size_t (*floats)(const RecurrentShape&)) {
     return static_cast<Index>(std::max(floats(first), layers > 1 ? floats(other) : 0));
   };
   forward_ops = forward_scratch.take(larger(recurrent_forward_workspace));
-  d_gates = backward_scratch.take(directions * gate_floats);
   d_state_floats = aligned(first.state_size());
   d_state = backward_scratch.take(layer.state_count() * directions * d_state_floats);
-  dx = backward_scratch.take(first.rows() * std::max(first.inputs, layers > 1 ? other.inputs : 0));
+  dx_floats = aligned(first.slots() * std::max(first.inputs, layers > 1 ? other.inputs : 0));
+  dx = backward_scratch.take(2 * directions * dx_floats);
   backward_ops = backward_scratch.take(larger(recurrent_backward_workspace));
 }
 
@@ -271,21 +244,18 @@ void RecurrentStack::check_mask(const ForwardCall& call) const {
 
 // --- states --------------------------------------------------------------------------------------------------------
 
-void RecurrentStack::check_carried(Index batch) const {
-  if (carried_.empty() || carried_[0].shape()[1] == batch) return;
-  throw ShapeError("[" + kind() + "] expected a batch of " + std::to_string(carried_[0].shape()[1]) +
+// The arrays that the last call left for a batch of this size, or none.
+std::vector<Tensor> RecurrentStack::carried(Index batch) const {
+  std::vector<Tensor> state = carried_.get();
+  if (state.empty() || state[0].shape()[1] == batch) return state;
+  throw ShapeError("[" + kind() + "] expected a batch of " + std::to_string(state[0].shape()[1]) +
                    " sequences, whose state is carried on, got " + std::to_string(batch) +
                    ": call reset_state() to begin anew");
 }
 
 std::vector<Tensor> RecurrentStack::initial_state(const ForwardCall& call) const {
   if (call.input_count > 1) return std::vector<Tensor>(call.inputs + 1, call.inputs + call.input_count);
-  if (!options.stateful) return {};
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  check_carried(call.inputs[0].shape()[0]);
-  std::vector<Tensor> state;
-  for (const Tensor& t : carried_) state.push_back(t.clone());
-  return state;
+  return options.stateful ? carried(call.inputs[0].shape()[0]) : std::vector<Tensor>();
 }
 
 void RecurrentStack::carry(const Run& run) const {
@@ -294,8 +264,7 @@ void RecurrentStack::carry(const Run& run) const {
     state.push_back(
         Tensor::borrow(run.memory + run.layout.state[i], {state_rows(), run.input[0], hidden_size}).clone());
   }
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  carried_ = std::move(state);
+  carried_.set(std::move(state));
 }
 
 std::vector<Tensor> RecurrentStack::final_state(void* cache, const Shape& input) const {
@@ -312,10 +281,7 @@ Tensor RecurrentStack::state_gradient_norms(void* cache, const Shape& input) con
   return Tensor::borrow(static_cast<float*>(cache) + Layout(*this, input, true).norms, {state_rows(), input[1]});
 }
 
-void RecurrentStack::reset_state() {
-  std::lock_guard<std::mutex> lock(carried_mutex_);
-  carried_.clear();
-}
+void RecurrentStack::reset_state() { carried_.set({}); }
 
 Tensor RecurrentStack::step(const Tensor& x_t) {
   const std::string name = "[" + kind() + ".step] expected ";
@@ -326,22 +292,21 @@ Tensor RecurrentStack::step(const Tensor& x_t) {
     throw ShapeError(name + "input of shape (N, " + std::to_string(input_size) + "), got " + shape.str());
   }
   FlushDenormals flush;
-  std::lock_guard<std::mutex> lock(carried_mutex_);
   const Index batch = shape[0];
-  check_carried(batch);
-  if (carried_.empty()) {
-    for (int i = 0; i < state_count(); ++i) carried_.push_back(Tensor::zeros({state_rows(), batch, hidden_size}));
-  }
+  std::vector<Tensor> state;
+  for (const Tensor& before : carried(batch)) state.push_back(before.clone());
+  while (static_cast<int>(state.size()) < state_count())
+    state.push_back(Tensor::zeros({state_rows(), batch, hidden_size}));
   const float* x = x_t.data();
   for (Index l = 0; l < options.num_layers; ++l) {
     const RecurrentShape s = shape_of({batch, 1, input_size}, l);
-    float* h = carried_[0].data() + l * s.state_size();
-    float* c = state_count() == 2 ? carried_[1].data() + l * s.state_size() : nullptr;
+    float* h = state[0].data() + l * s.state_size();
+    float* c = state_count() == 2 ? state[1].data() + l * s.state_size() : nullptr;
     recurrent_step(s, weights(l, 0).data(), x, h, c, thread_scratch(Scratch::columns, recurrent_step_workspace(s)));
     x = h;
   }
-  Tensor y({batch, hidden_size});
-  if (y.bytes() > 0) std::memcpy(y.data(), x, y.bytes());
+  Tensor y = Tensor::borrow(const_cast<float*>(x), {batch, hidden_size}).clone();
+  carried_.set(std::move(state));
   return y;
 }
 
@@ -361,47 +326,33 @@ RecurrentGradients RecurrentStack::Weights::gradients() const {
           bias_hh ? bias_hh->grad().data() : nullptr};
 }
 
-// Copies the states (rows, N, H) of one layer's directions into, or out of, their slots in memory.
-template <class Copy>
-void RecurrentStack::for_each_state(const Layout& layout, const RecurrentShape& s, Index layer, float* memory,
-                                    bool final, Copy copy) const {
-  for (int d = 0; d < s.directions; ++d) {
-    const Index slot = d == 0 ? (final ? s.steps : 0) : (final ? 1 : s.steps + 1);
-    const Index row = (layer * s.directions + d) * s.state_size();
-    copy(0, row, memory + layout.h_of(layer) + slot * s.batch * s.width() + d * s.hidden, s.width());
-    if (cell_ != CellKind::lstm) continue;
-    copy(1, row, memory + layout.c_of(layer, d) + (layout.keep ? slot * s.state_size() : 0), s.hidden);
-  }
+InputDropout RecurrentStack::dropout_of(bool training, std::uint64_t key, Index layer) const {
+  if (layer == 0 || !training) return {0.0, 0};
+  return {options.dropout, key + static_cast<std::uint64_t>(layer) * 0xd1342543de82ef95u};
 }
 
-void RecurrentStack::forward_layer(const Run& run, Index layer, const float* x, float* y) const {
+void RecurrentStack::forward_layer(const Run& run, Index layer, const InputDropout& dropout, float* y) const {
   const Layout& layout = run.layout;
-  const RecurrentShape s = shape_of(run.input, layer);
   RecurrentForward f = {};
-  f.shape = s;
-  f.x = x;
+  f.shape = shape_of(run.input, layer);
+  f.dropout = dropout;
+  f.x = run.memory + (layer == 0 ? layout.x : layout.h_of(layer - 1));
   f.h = run.memory + layout.h_of(layer);
-  f.keeps_c = layout.keep;
+  f.backward_follows = layout.keep;
   f.y = y;
   f.mask = run.mask;
   f.workspace = run.scratch + layout.forward_ops;
-  for (int d = 0; d < s.directions; ++d) {
+  for (int d = 0; d < directions(); ++d) {
     f.weights[d] = weights(layer, d).data();
-    f.gates[d] = (layout.keep_gates ? run.memory : run.scratch) + layout.gates_of(layer, d);
+    if (layout.keep_gates) f.gates[d] = run.memory + layout.gates_of(layer, d);
     if (cell_ == CellKind::lstm) f.c[d] = run.memory + layout.c_of(layer, d);
-  }
-  for_each_state(layout, s, layer, run.memory, false, [&](int i, Index row, float* to, Index stride) {
-    if (run.initial.empty()) {
-      for (Index n = 0; n < s.batch; ++n) std::fill_n(to + n * stride, s.hidden, 0.0f);
-    } else {
-      const float* from = run.initial[static_cast<std::size_t>(i)].data() + row;
-      copy_rows(s.batch, s.hidden, from, s.hidden, to, stride);
+    const Index row = (layer * directions() + d) * f.shape.state_size();
+    for (int i = 0; i < state_count(); ++i) {
+      f.initial[d][i] = run.initial.empty() ? nullptr : run.initial[static_cast<std::size_t>(i)].data() + row;
+      f.final[d][i] = run.memory + layout.state[i] + row;
     }
-  });
+  }
   recurrent_forward(f);
-  for_each_state(layout, s, layer, run.memory, true, [&](int i, Index row, const float* from, Index stride) {
-    copy_rows(s.batch, s.hidden, from, stride, run.memory + layout.state[i] + row, s.hidden);
-  });
 }
 
 void RecurrentStack::forward(const ForwardCall& call) const {
@@ -411,18 +362,12 @@ void RecurrentStack::forward(const ForwardCall& call) const {
   Run run = {layout, input, initial_state(call), call.mask ? call.mask->data() : nullptr, nullptr, nullptr};
   run.memory = static_cast<float*>(layout.keep ? call.cache : call.workspace);
   run.scratch = static_cast<float*>(call.workspace) + (layout.keep ? 0 : layout.kept.floats);
-  const Index batch = input[0], steps = input[1], width = directions() * hidden_size, last = options.num_layers - 1;
+  const Index batch = input[0], width = directions() * hidden_size, last = options.num_layers - 1;
 
-  to_time_major(batch, steps, input_size, call.inputs[0].data(), run.mask, run.memory + layout.x);
-  const float* x = run.memory + layout.x;
+  to_slots(shape_of(input, 0), input_size, call.inputs[0].data(), run.mask, run.memory + layout.x);
   for (Index l = 0; l <= last; ++l) {
-    if (l > 0 && drops(call.training)) {
-      float* dropped = run.memory + layout.dropped_of(l);
-      apply_dropout(options.dropout, layer_key(call.random_key, l), steps * batch * width, x, dropped);
-      x = dropped;
-    }
-    forward_layer(run, l, x, l == last && options.return_sequences ? call.output->data() : nullptr);
-    x = run.memory + layout.h_of(l) + batch * width;  // the states behind the first step and on
+    forward_layer(run, l, dropout_of(call.training, call.random_key, l),
+                  l == last && options.return_sequences ? call.output->data() : nullptr);
   }
   if (!options.return_sequences) {
     for (int d = 0; d < directions(); ++d) {
@@ -434,52 +379,45 @@ void RecurrentStack::forward(const ForwardCall& call) const {
   if (options.stateful && !call.rehearsal) carry(run);
 }
 
-// dE/dy of step 0 of sequence 0, or null, and its way to the next step and sequence.
-struct RecurrentStack::OutputGradient {
-  const float* data;
-  Index step, stride;
-};
-
-void RecurrentStack::backward_layer(const Run& run, const BackwardCall& call, Index layer, const OutputGradient& dy,
-                                    float* dx) {
+// dx: each direction's share, or null.
+void RecurrentStack::backward_layer(const Run& run, const BackwardCall& call, Index layer, const float* dy_slots,
+                                    float* const* dx) {
   const Layout& layout = run.layout;
-  const RecurrentShape s = shape_of(run.input, layer);
   const bool last = layer == options.num_layers - 1;
-  const std::size_t state_bytes = static_cast<std::size_t>(s.state_size()) * sizeof(float);
   RecurrentBackward b = {};
-  b.shape = s;
+  b.shape = shape_of(run.input, layer);
+  b.dropout = dropout_of(call.training, call.random_key, layer);
+  b.x = run.memory + (layer == 0 ? layout.x : layout.h_of(layer - 1));
   b.h = run.memory + layout.h_of(layer);
-  b.x = layer == 0 ? run.memory + layout.x
-                   : run.memory + (drops(call.training) ? layout.dropped_of(layer)
-                                                        : layout.h_of(layer - 1) + s.batch * s.width());
   b.mask = run.mask;
-  b.dy = dy.data;
-  b.dy_step = dy.step;
-  b.dy_stride = dy.stride;
-  b.dx = dx;
+  b.dy = last && options.return_sequences ? call.d_output->data() : nullptr;
+  b.dy_slots = dy_slots;
   b.truncate = options.truncate;
   b.accumulate = call.accumulate;
   b.workspace = run.scratch + layout.backward_ops;
-  for (int d = 0; d < s.directions; ++d) {
+  const std::size_t state_bytes = static_cast<std::size_t>(b.shape.state_size()) * sizeof(float);
+  for (int d = 0; d < directions(); ++d) {
     b.weights[d] = weights(layer, d).data();
     b.gradients[d] = weights(layer, d).gradients();
     b.gates[d] = run.memory + layout.gates_of(layer, d);
-    b.d_gates[d] = run.scratch + layout.d_gates + d * layout.gate_floats;
-    b.norms[d] = run.memory + layout.norms + (layer * s.directions + d) * s.steps;
+    b.norms[d] = run.memory + layout.norms + (layer * directions() + d) * b.shape.steps;
+    b.dx[d] = dx[d];
     if (cell_ == CellKind::lstm) b.c[d] = run.memory + layout.c_of(layer, d);
     for (int i = 0; i < state_count(); ++i) {
       b.d_state[d][i] = run.scratch + layout.d_state + (d * state_count() + i) * layout.d_state_floats;
       std::memset(b.d_state[d][i], 0, state_bytes);
     }
-    if (last && !options.return_sequences)
-      copy_rows(s.batch, s.hidden, call.d_output->data() + d * s.hidden, s.width(), b.d_state[d][0], s.hidden);
+    if (last && !options.return_sequences) {
+      copy_rows(b.shape.batch, hidden_size, call.d_output->data() + d * hidden_size, b.shape.width(), b.d_state[d][0],
+                hidden_size);
+    }
   }
   recurrent_backward(b);
   for (int i = 0; i + 1 < call.input_count; ++i) {
     Tensor& d_initial = call.d_inputs[i + 1];
     if (!d_initial.defined()) continue;
-    for (int d = 0; d < s.directions; ++d) {
-      std::memcpy(d_initial.data() + (layer * s.directions + d) * s.state_size(), b.d_state[d][i], state_bytes);
+    for (int d = 0; d < directions(); ++d) {
+      std::memcpy(d_initial.data() + (layer * directions() + d) * b.shape.state_size(), b.d_state[d][i], state_bytes);
     }
   }
 }
@@ -490,18 +428,19 @@ void RecurrentStack::backward(const BackwardCall& call) {
   Run run = {layout, input, {}, call.mask ? call.mask->data() : nullptr, nullptr, nullptr};
   run.memory = static_cast<float*>(call.cache);
   run.scratch = static_cast<float*>(call.workspace);
-  const Index batch = input[0], steps = input[1], width = directions() * hidden_size;
-
-  OutputGradient dy = {options.return_sequences ? call.d_output->data() : nullptr, width, steps * width};
-  float* dx = run.scratch + layout.dx;
   const bool wanted = call.d_inputs[0].defined();
+
+  const float* dy = nullptr;
   for (Index l = options.num_layers; l-- > 0;) {
-    backward_layer(run, call, l, dy, l > 0 || wanted ? dx : nullptr);
-    dy = {dx, batch * width, width};
-    if (l > 0 && drops(call.training))
-      apply_dropout(options.dropout, layer_key(call.random_key, l), steps * batch * width, dx, dx);
+    // Two sets, because a layer reads that of the layer above while it writes its own.
+    float* dx[2] = {nullptr, nullptr};
+    for (int d = 0; d < directions(); ++d)
+      if (l > 0 || wanted) dx[d] = run.scratch + layout.dx + (l % 2 * directions() + d) * layout.dx_floats;
+    backward_layer(run, call, l, dy, dx);
+    if (l > 0 && dx[1]) add_slots(shape_of(input, l), dx[1], dx[0]);
+    if (l == 0 && wanted) from_slots(shape_of(input, 0), input_size, dx[0], dx[1], call.d_inputs[0].data());
+    dy = dx[0];
   }
-  if (wanted) to_batch_major(batch, steps, input_size, dx, call.d_inputs[0].data());
 }
 
 // --- the three -------------------------------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ Graph chain(const std::vector<LayerPtr>& layers) {
 Sequential::Sequential(std::vector<LayerPtr> layers)
     : layers_(std::move(layers)), graph_(std::make_shared<const Graph>(chain(layers_))) {}
 
-LayerPtr Sequential::from_config(const Config&) { return std::make_shared<Sequential>(); }
+LayerPtr Sequential::from_parts(const Config&, const std::vector<LayerPtr>& layers) {
+  return std::make_shared<Sequential>(layers);
+}
 
 Shape Sequential::output_shape(const std::vector<Shape>& inputs) const {
   Shape shape = one_input(*this, inputs);

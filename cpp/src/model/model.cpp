@@ -14,7 +14,31 @@ namespace deepnet {
 struct Model::Runs {
   static constexpr std::size_t most_kept = 8;
 
+  // A part of a network that step() runs: one recurrent layer, or layers between two of them.
+  struct Stage {
+    std::shared_ptr<RecurrentLayer> recurrent;
+    Model others;
+  };
+
   explicit Runs(Graph g) : graph(std::move(g)) {}
+
+  // Of a chain, as all networks are.
+  void make_stages() {
+    std::vector<LayerPtr> others;
+    const auto finish = [&] {
+      if (!others.empty()) stages.push_back({nullptr, Model(std::make_shared<Sequential>(others))});
+      others.clear();
+    };
+    for (const Node& node : graph.nodes) {
+      if (auto recurrent = std::dynamic_pointer_cast<RecurrentLayer>(node.layer)) {
+        finish();
+        stages.push_back({std::move(recurrent), Model()});
+      } else {
+        others.push_back(node.layer);
+      }
+    }
+    finish();
+  }
 
   std::unique_ptr<Execution> take(const LayerPtr& layer, const PlanRequest& request, const std::vector<Tensor>& inputs,
                                   Phase phase, const Tensor& mask) {
@@ -40,6 +64,8 @@ struct Model::Runs {
   }
 
   const Graph graph;
+  std::vector<Stage> stages;  // for step(), made at its first call
+  std::once_flag stages_made;
   std::mutex mutex;
   std::vector<std::unique_ptr<Execution>> idle;  // the last used first
   std::mutex last_mutex;                         // held while backward runs
@@ -105,6 +131,13 @@ Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) con
     done += n;
   } while (done < rows);
   return y;
+}
+
+Tensor Model::step(const Tensor& x_t) {
+  std::call_once(runs_->stages_made, [this] { runs_->make_stages(); });
+  Tensor x = x_t;
+  for (Runs::Stage& stage : runs_->stages) x = stage.recurrent ? stage.recurrent->step(x) : stage.others.forward(x);
+  return x;
 }
 
 Tensor Model::run(const std::vector<Tensor>& inputs, const Tensor& mask) {

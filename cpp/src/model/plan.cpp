@@ -96,9 +96,12 @@ class Planner {
       step.d_extra.assign(node(i).inputs.size(), no_buffer);
       plan_.steps.push_back(step);
     }
-    std::set<const Layer*> seen;
+    std::set<const Parameter*> seen;
     for (auto step = plan_.steps.rbegin(); step != plan_.steps.rend(); ++step) {
-      step->shares_parameters = !seen.insert(node(step->node).layer.get()).second;
+      const NamedParameters parameters = node(step->node).layer->parameters();
+      step->shares_parameters = !parameters.empty();
+      for (const auto& named : parameters) step->shares_parameters &= seen.count(named.second.get()) != 0;
+      for (const auto& named : parameters) seen.insert(named.second.get());
     }
   }
 

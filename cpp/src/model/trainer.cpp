@@ -48,7 +48,7 @@ struct Trainer::State {
   std::mutex mutex;
   std::vector<std::unique_ptr<Batch>> batches;  // the oldest first
   Traces traces;                                // of the last step
-  Index last_correct = -1;
+  Index last_correct = -1, last_counted = -1;
 
   Batch* find(const Shape& x_shape) {
     for (auto& batch : batches)
@@ -78,7 +78,9 @@ struct Trainer::State {
     execution.forward(&x, nullptr, Phase::training, mask);
     const double e = loss->evaluate(execution.output(), target, &execution.loss_gradient());
     if (!std::isfinite(e)) throw NonFiniteError(explain(e, x, target, mask, rows));
-    last_correct = target.dtype() == DType::int64 ? count_correct(execution.output(), target) : -1;
+    const bool labelled = target.dtype() == DType::int64;
+    last_correct = labelled ? count_correct(execution.output(), target, loss->label_options()) : -1;
+    last_counted = labelled ? count_labels(target, loss->label_options()) : -1;
     execution.backward(Tensor(), nullptr, /*accumulate=*/false);
     optimizer->step(parameters);
     return static_cast<float>(e);
@@ -179,6 +181,7 @@ float Trainer::step_rows(const Tensor& x, const Tensor& target, const Tensor& or
 }
 
 Index Trainer::last_correct() const { return state_->last_correct; }
+Index Trainer::last_counted() const { return state_->last_counted; }
 Traces Trainer::traces() const {
   std::lock_guard<std::mutex> lock(state_->mutex);
   return state_->traces;

@@ -1,0 +1,291 @@
+#include <cmath>
+#include <cstring>
+
+#include "dropout.hpp"
+#include "recurrent_blocks.hpp"
+
+namespace deepnet {
+namespace {
+
+// Columns of dE/d(sums) that make the same rows of dE/dW_hh and of dE/dW_ih, where they make any: of a GRU b makes
+// W_hn's rows, n makes W_in's.
+struct Part {
+  Index column, columns;
+  Index row_hh, row_ih;  // or none
+};
+constexpr Index none = -1;
+
+struct Parts {
+  Part part[3];
+  int count;
+};
+
+Parts parts_of(const RecurrentShape& s) {
+  const Index h = s.hidden;
+  if (s.cell == CellKind::gru) return {{{0, h, 2 * h, none}, {h, 2 * h, 0, 0}, {3 * h, h, none, 2 * h}}, 3};
+  return {{{0, s.sums(), 0, 0}, {}, {}}, 1};
+}
+
+// Offsets into what a unit adds up of the weights' gradients: weight_ih, weight_hh, column sums of dE/d(sums).
+struct UnitGradients {
+  Pieces pieces;
+  Index weight_ih, weight_hh, columns;
+
+  explicit UnitGradients(const RecurrentShape& s) {
+    weight_ih = pieces.take(s.sums() * s.inputs);
+    weight_hh = pieces.take(s.sums() * s.hidden);
+    columns = pieces.take(s.gate_columns());
+  }
+};
+
+struct BackwardWorkspace {
+  Pieces direction, unit;
+  Index weight_hh, weight_ih, squares;                              // of a direction
+  Index gradients, d_gates, packed_d, packed_h, packed_x, dropped;  // of a unit
+  Index total;
+
+  BackwardWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks) {
+    const Index rows = blocks.chunk * blocks.rows;
+    weight_hh = direction.take(packed_floats(s.sums(), s.hidden));
+    weight_ih = direction.take(packed_floats(s.sums(), s.inputs));
+    squares = direction.take(blocks.count * s.steps);
+    gradients = unit.take(UnitGradients(s).pieces.floats);
+    d_gates = unit.take(rows * s.gate_columns());
+    packed_d = unit.take(rows * s.gate_columns());
+    packed_h = unit.take(packed_floats(rows, s.hidden));
+    packed_x = unit.take(packed_floats(rows, s.inputs));
+    dropped = unit.take(rows * s.inputs);
+    total = s.directions * (direction.floats + blocks.units * unit.floats);
+  }
+};
+
+// A direction's blocks share packed weights; a unit has its memory.
+struct Unit {
+  const RecurrentBackward& run;
+  const BackwardWorkspace& layout;
+  int d;
+  float* shared;
+  float* memory;
+};
+
+// W as the right-hand side of dE/d(sums) W. W_hh's rows come in the order of the gates' columns.
+void pack_weights(const RecurrentBackward& run, const BackwardWorkspace& layout, int d, float* memory) {
+  const RecurrentShape& s = run.shape;
+  const auto pack = [&](const float* weight, Index columns, Index from, Index rows, Index to, Index at) {
+    kernels().pack_b(weight + from * columns, columns, 1, rows, columns, s.sums(),
+                     memory + at + to * kernels().gemm_nr);
+  };
+  const float* w = run.weights[d].weight_hh;
+  if (s.cell == CellKind::gru) {
+    pack(w, s.hidden, 2 * s.hidden, s.hidden, 0, layout.weight_hh);
+    pack(w, s.hidden, 0, 2 * s.hidden, s.hidden, layout.weight_hh);
+  } else {
+    pack(w, s.hidden, 0, s.sums(), 0, layout.weight_hh);
+  }
+  if (run.dx[d]) pack(run.weights[d].weight_ih, s.inputs, 0, s.sums(), 0, layout.weight_ih);
+}
+
+float cell_backward(const RecurrentShape& s, const CellBackward& step) {
+  const KernelTable& kernel = kernels();
+  if (s.cell == CellKind::rnn) return kernel.rnn_backward(static_cast<int>(s.nonlinearity), &step);
+  return s.cell == CellKind::lstm ? kernel.lstm_backward(&step) : kernel.gru_backward(&step);
+}
+
+// Whether the gradient of the state is cut between steps t and t - 1.
+bool is_cut(const RecurrentBackward& run, Index t) {
+  return run.truncate > 0 && t > 0 && t < run.shape.steps && t % run.truncate == 0;
+}
+
+// From dE/dh(t) to dE/d(sums) and dE/dh before; returns the sum of squares of dE/dh(t).
+float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float* d_gates) {
+  const RecurrentBackward& run = unit.run;
+  const RecurrentShape& s = run.shape;
+  const int d = unit.d;
+  const Index before = slot_before(d, t), after = slot_after(t), width = s.width(), columns = s.gate_columns();
+  CellBackward step = {};
+  step.rows = block.count;
+  step.width = s.hidden;
+  step.gates = run.gates[d] + (s.cell == CellKind::rnn ? 0 : block.step(s, t, columns));
+  step.gate_stride = columns;
+  step.h_before = run.h + block.slot(s, before, width) + d * s.hidden;
+  step.h = run.h + block.slot(s, after, width) + d * s.hidden;
+  step.h_stride = width;
+  if (run.c[d]) {
+    step.c_before = run.c[d] + block.slot(s, before, s.hidden);
+    step.c = run.c[d] + block.slot(s, after, s.hidden);
+  }
+  if (run.dy) {
+    step.dy = run.dy + (block.first * s.steps + t) * width + d * s.hidden;
+    step.dy_stride = s.steps * width;
+  } else if (run.dy_slots) {
+    step.dy = run.dy_slots + block.slot(s, after, width) + d * s.hidden;
+    step.dy_stride = width;
+  }
+  if (run.mask) step.mask = run.mask + block.first * s.steps + t;
+  step.mask_stride = s.steps;
+  step.dh = run.d_state[d][0] + block.first * s.hidden;
+  if (run.c[d]) step.dc = run.d_state[d][1] + block.first * s.hidden;
+  step.d_gates = d_gates;
+  const float squares = cell_backward(s, step);
+
+  if (is_cut(run, d == 0 ? t : t + 1)) {
+    const std::size_t bytes = static_cast<std::size_t>(block.count * s.hidden) * sizeof(float);
+    std::memset(step.dh, 0, bytes);
+    if (step.dc) std::memset(step.dc, 0, bytes);
+    return squares;
+  }
+  GemmBlock product = {};
+  product.m = block.count;
+  product.n = s.hidden;
+  product.k = s.sums();
+  product.a = d_gates;
+  product.b = unit.shared + unit.layout.weight_hh;
+  product.c = step.dh;
+  product.ldc = s.hidden;
+  product.accumulate = 1;
+  kernels().gemm_rows(&product, columns);
+  return squares;
+}
+
+// dE/dx of a chunk of steps.
+void input_gradient(const Unit& unit, const SequenceBlock& block, Steps steps, const float* d_gates) {
+  const RecurrentBackward& run = unit.run;
+  const RecurrentShape& s = run.shape;
+  const Index at = block.slot(s, slot_after(steps.begin), s.inputs);
+  GemmBlock product = {};
+  product.m = steps.count() * block.count;
+  product.n = s.inputs;
+  product.k = s.sums();
+  product.a = d_gates + s.input_column();
+  product.b = unit.shared + unit.layout.weight_ih;
+  product.c = run.dx[unit.d] + at;
+  product.ldc = s.inputs;
+  kernels().gemm_rows(&product, s.gate_columns());
+  if (run.dropout.p > 0.0)
+    apply_dropout(run.dropout.p, run.dropout.key, at, product.m * s.inputs, product.c, product.c);
+}
+
+// Adds a chunk's share of dE/dW_ih, dE/dW_hh and the column sums; the first chunk's overwrites.
+void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps, const float* d_gates, bool first) {
+  const RecurrentBackward& run = unit.run;
+  const RecurrentShape& s = run.shape;
+  const BackwardWorkspace& layout = unit.layout;
+  const UnitGradients gradients(s);
+  const KernelTable& kernel = kernels();
+  const Index rows = steps.count() * block.count, columns = s.gate_columns(), width = s.width();
+  float *sum = unit.memory + layout.gradients, *packed_d = unit.memory + layout.packed_d;
+  float *packed_h = unit.memory + layout.packed_h, *packed_x = unit.memory + layout.packed_x;
+
+  const Index x_at = block.slot(s, slot_after(steps.begin), s.inputs);
+  const float* x = run.x + x_at;
+  if (run.dropout.p > 0.0) {
+    float* dropped = unit.memory + layout.dropped;
+    apply_dropout(run.dropout.p, run.dropout.key, x_at, rows * s.inputs, x, dropped);
+    x = dropped;
+  }
+  const float* h = run.h + block.slot(s, slot_before(unit.d, steps.begin), width) + unit.d * s.hidden;
+  kernel.pack_b(h, width, 1, rows, s.hidden, rows, packed_h);
+  kernel.pack_b(x, s.inputs, 1, rows, s.inputs, rows, packed_x);
+  kernel.sum_rows(rows, columns, d_gates, columns, sum + gradients.columns, !first);
+  const Parts parts = parts_of(s);
+  for (int i = 0; i < parts.count; ++i) {
+    const Part& part = parts.part[i];
+    kernel.pack_a(d_gates + part.column, 1, columns, part.columns, rows, packed_d);
+    GemmBlock product = {};
+    product.m = part.columns;
+    product.k = rows;
+    product.a = packed_d;
+    product.accumulate = !first;
+    if (part.row_hh != none) {
+      product.n = product.ldc = s.hidden;
+      product.b = packed_h;
+      product.c = sum + gradients.weight_hh + part.row_hh * s.hidden;
+      kernel.gemm_packed(&product);
+    }
+    if (part.row_ih != none) {
+      product.n = product.ldc = s.inputs;
+      product.b = packed_x;
+      product.c = sum + gradients.weight_ih + part.row_ih * s.inputs;
+      kernel.gemm_packed(&product);
+    }
+  }
+}
+
+void backward_block(const Unit& unit, const RecurrentBlocks& blocks, const SequenceBlock& block, bool first) {
+  const RecurrentShape& s = unit.run.shape;
+  float* d_gates = unit.memory + unit.layout.d_gates;
+  float* squares = unit.shared + unit.layout.squares + block.number * s.steps;
+  for (Index i = 0; i * blocks.chunk < s.steps; ++i) {
+    const Steps steps = chunk_of(s, blocks, i, unit.d == 1);
+    for (Index j = 0; j < steps.count(); ++j) {
+      const Index in_chunk = unit.d == 1 ? j : steps.count() - 1 - j;
+      const Index t = steps.begin + in_chunk;
+      squares[t] = backward_step(unit, block, t, d_gates + in_chunk * block.count * s.gate_columns());
+    }
+    if (unit.run.dx[unit.d]) input_gradient(unit, block, steps, d_gates);
+    weight_gradients(unit, block, steps, d_gates, first && i == 0);
+  }
+}
+
+// out = or += the units' arrays, added in their order.
+void add_units(Index n, const float* units, Index count, Index stride, float* out, bool accumulate) {
+  const std::size_t size = sizeof(float);
+  parallel_for(n, grain_for(static_cast<double>(count), 64), [&](Index begin, Index end) {
+    if (!accumulate) std::memset(out + begin, 0, static_cast<std::size_t>(end - begin) * size);
+    for (Index i = 0; i < count; ++i) kernels().add(end - begin, units + i * stride + begin, out + begin);
+  });
+}
+
+void finish_gradients(const RecurrentBackward& run, const RecurrentBlocks& blocks, const float* units, Index stride,
+                      int d) {
+  const RecurrentShape& s = run.shape;
+  const RecurrentGradients& out = run.gradients[d];
+  const UnitGradients at(s);
+  const auto add = [&](Index from, Index n, float* to) {
+    add_units(n, units + from, blocks.units, stride, to, run.accumulate);
+  };
+  add(at.weight_ih, s.sums() * s.inputs, out.weight_ih);
+  add(at.weight_hh, s.sums() * s.hidden, out.weight_hh);
+  if (out.bias_ih == nullptr) return;
+  const Parts parts = parts_of(s);
+  for (int i = 0; i < parts.count; ++i) {
+    const Part& part = parts.part[i];
+    if (part.row_hh != none) add(at.columns + part.column, part.columns, out.bias_hh + part.row_hh);
+    if (part.row_ih != none) add(at.columns + part.column, part.columns, out.bias_ih + part.row_ih);
+  }
+}
+
+// The blocks' shares added in their order.
+void finish_norms(const RecurrentBackward& run, const RecurrentBlocks& blocks, const float* squares, int d) {
+  for (Index t = 0; t < run.shape.steps; ++t) {
+    double sum = 0.0;
+    for (Index b = 0; b < blocks.count; ++b) sum += static_cast<double>(squares[b * run.shape.steps + t]);
+    run.norms[d][t] = static_cast<float>(std::sqrt(sum));
+  }
+}
+
+}  // namespace
+
+std::size_t recurrent_backward_workspace(const RecurrentShape& s) {
+  return static_cast<std::size_t>(BackwardWorkspace(s, RecurrentBlocks(s)).total);
+}
+
+void recurrent_backward(const RecurrentBackward& run) {
+  const RecurrentShape& s = run.shape;
+  const RecurrentBlocks blocks(s);
+  const BackwardWorkspace layout(s, blocks);
+  float* units = run.workspace + s.directions * layout.direction.floats;
+  for (int d = 0; d < s.directions; ++d) pack_weights(run, layout, d, run.workspace + d * layout.direction.floats);
+  for_each_unit(s, blocks, [&](int d, Index number, Index begin, Index end) {
+    const Unit unit = {run, layout, d, run.workspace + d * layout.direction.floats,
+                       units + (d * blocks.units + number) * layout.unit.floats};
+    for (Index b = begin; b < end; ++b) backward_block(unit, blocks, block_of(s, blocks, b), b == begin);
+  });
+  for (int d = 0; d < s.directions; ++d) {
+    const float* gradients = units + d * blocks.units * layout.unit.floats + layout.gradients;
+    finish_gradients(run, blocks, gradients, layout.unit.floats, d);
+    finish_norms(run, blocks, run.workspace + d * layout.direction.floats + layout.squares, d);
+  }
+}
+
+}  // namespace deepnet

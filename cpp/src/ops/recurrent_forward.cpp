@@ -1,0 +1,252 @@
+#include <cstring>
+
+#include "dropout.hpp"
+#include "gemm.hpp"
+#include "recurrent_blocks.hpp"
+
+namespace deepnet {
+
+// Every block reads W_hh once a step, from the second-level cache as a rule, which many rows pay for; few rows make
+// more blocks, so that more cores have work. A chunk's gates should stay in that cache beside W_hh, while its products
+// should be deep enough to pay for going over the weights' gradients.
+RecurrentBlocks::RecurrentBlocks(const RecurrentShape& s) {
+  constexpr Index most_rows = 16, most_units = 16, chunk_rows = 256, chunk_floats = 1 << 17;
+  const double work = static_cast<double>(s.steps) * s.gate_columns() * (static_cast<double>(s.hidden) / 16 + 4);
+  rows = std::max<Index>(std::min(std::max(even_piece(s.batch, most_rows), grain_for(work)), s.batch), 1);
+  count = (s.batch + rows - 1) / rows;
+  units = std::min(count, most_units);
+  const Index most = std::max<Index>(std::min(chunk_rows, chunk_floats / s.gate_columns()) / rows, 1);
+  chunk = even_piece(s.steps, most);
+}
+
+namespace {
+
+// Columns of the gates that a product with h makes, and the panels of W_hh^T for it.
+struct Product {
+  Index column, columns;
+  bool accumulate;
+  const float* bias;
+  const float* packed;
+};
+
+// What a direction's blocks share. The GRU's b stands alone: it is not added to W_ih x.
+struct ForwardWeights {
+  Product recurrent[2];
+  int recurrent_count;
+  const float* weight_ih;  // packed
+  const float* bias;       // added to W_ih x: both biases, but for the GRU's b_hn; or null
+};
+
+struct ForwardWorkspace {
+  Pieces direction, unit;
+  Index recurrent, rest, weight_ih, bias;  // of a direction
+  Index gates, dropped;                    // of a unit
+  Index total;
+
+  ForwardWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks) {
+    const bool gru = s.cell == CellKind::gru;
+    recurrent = direction.take(packed_floats(s.hidden, gru ? s.hidden : s.sums()));
+    rest = direction.take(gru ? packed_floats(s.hidden, 2 * s.hidden) : 0);
+    weight_ih = direction.take(packed_floats(s.inputs, s.sums()));
+    bias = direction.take(s.sums());
+    gates = unit.take(blocks.chunk * blocks.rows * s.gate_columns());
+    dropped = unit.take(blocks.chunk * blocks.rows * s.inputs);
+    total = s.directions * (direction.floats + blocks.units * unit.floats);
+  }
+};
+
+ForwardWeights pack(const RecurrentShape& s, const RecurrentWeights& w, const ForwardWorkspace& layout, float* memory) {
+  const Index hidden = s.hidden;
+  const auto pack_rows = [&](Index row, Index rows, Index to) {
+    kernels().pack_b(w.weight_hh + row * hidden, 1, hidden, hidden, rows, hidden, memory + to);
+  };
+  ForwardWeights packed = {};
+  const float *recurrent = memory + layout.recurrent, *rest = memory + layout.rest;
+  if (s.cell == CellKind::gru) {
+    pack_rows(2 * hidden, hidden, layout.recurrent);
+    pack_rows(0, 2 * hidden, layout.rest);
+    packed.recurrent[0] = {0, hidden, false, w.bias_hh ? w.bias_hh + 2 * hidden : nullptr, recurrent};
+    packed.recurrent[1] = {hidden, 2 * hidden, true, nullptr, rest};
+    packed.recurrent_count = 2;
+  } else {
+    pack_rows(0, s.sums(), layout.recurrent);
+    packed.recurrent[0] = {0, s.sums(), true, nullptr, recurrent};
+    packed.recurrent_count = 1;
+  }
+  kernels().pack_b(w.weight_ih, 1, s.inputs, s.inputs, s.sums(), s.inputs, memory + layout.weight_ih);
+  packed.weight_ih = memory + layout.weight_ih;
+  if (w.bias_ih) {
+    float* bias = memory + layout.bias;
+    std::memcpy(bias, w.bias_ih, static_cast<std::size_t>(s.sums()) * sizeof(float));
+    kernels().add(s.cell == CellKind::gru ? 2 * hidden : s.sums(), w.bias_hh, bias);
+    packed.bias = bias;
+  }
+  return packed;
+}
+
+// gates = W_ih x + biases for a chunk of steps.
+void project(const RecurrentForward& run, const ForwardWeights& weights, const SequenceBlock& block, Steps steps,
+             float* gates, float* dropped) {
+  const RecurrentShape& s = run.shape;
+  GemmBlock product = {};
+  product.m = steps.count() * block.count;
+  product.n = s.sums();
+  product.k = s.inputs;
+  product.a = run.x + block.slot(s, slot_after(steps.begin), s.inputs);
+  if (run.dropout.p > 0.0) {
+    const Index position = block.slot(s, slot_after(steps.begin), s.inputs);
+    apply_dropout(run.dropout.p, run.dropout.key, position, product.m * s.inputs, product.a, dropped);
+    product.a = dropped;
+  }
+  product.b = weights.weight_ih;
+  product.c = gates + s.input_column();
+  product.ldc = s.gate_columns();
+  product.bias_col = weights.bias;
+  kernels().gemm_rows(&product, s.inputs);
+}
+
+void forward_step(const RecurrentForward& run, const ForwardWeights& weights, int d, const SequenceBlock& block,
+                  Index t, float* gates) {
+  const RecurrentShape& s = run.shape;
+  const Index before = slot_before(d, t), after = slot_after(t), width = s.width();
+  CellForward step = {};
+  step.rows = block.count;
+  step.width = s.hidden;
+  step.gates = gates;
+  step.gate_stride = s.gate_columns();
+  step.h_before = run.h + block.slot(s, before, width) + d * s.hidden;
+  step.h = run.h + block.slot(s, after, width) + d * s.hidden;
+  step.h_stride = width;
+  if (run.c[d]) {
+    step.c_before = run.c[d] + (run.backward_follows ? block.slot(s, before, s.hidden) : block.first * s.hidden);
+    step.c = run.c[d] + (run.backward_follows ? block.slot(s, after, s.hidden) : block.first * s.hidden);
+  }
+  if (run.y) step.y = run.y + (block.first * s.steps + t) * width + d * s.hidden;
+  step.y_stride = s.steps * width;
+  if (run.mask) step.mask = run.mask + block.first * s.steps + t;
+  step.mask_stride = s.steps;
+  for (int i = 0; i < weights.recurrent_count; ++i) {
+    const Product& it = weights.recurrent[i];
+    GemmBlock product = {};
+    product.m = block.count;
+    product.n = it.columns;
+    product.k = s.hidden;
+    product.a = step.h_before;
+    product.b = it.packed;
+    product.c = gates + it.column;
+    product.ldc = s.gate_columns();
+    product.bias_col = it.bias;
+    product.accumulate = it.accumulate;
+    kernels().gemm_rows(&product, width);
+  }
+  cell_forward(s, step);
+}
+
+void copy_rows(Index rows, Index columns, const float* from, Index from_stride, float* to, Index to_stride) {
+  for (Index i = 0; i < rows; ++i) {
+    float* row = to + i * to_stride;
+    if (from) {
+      std::memcpy(row, from + i * from_stride, static_cast<std::size_t>(columns) * sizeof(float));
+    } else {
+      std::memset(row, 0, static_cast<std::size_t>(columns) * sizeof(float));
+    }
+  }
+}
+
+// Puts a block's initial states into their slots, or copies the final ones out of theirs.
+void copy_states(const RecurrentForward& run, int d, const SequenceBlock& block, bool final) {
+  const RecurrentShape& s = run.shape;
+  const Index first = d == 0 ? 0 : s.steps + 1, last = d == 0 ? s.steps : 1, slot = final ? last : first;
+  const Index at = block.first * s.hidden;
+  for (int i = 0; i < (run.c[d] ? 2 : 1); ++i) {
+    const Index stride = i == 0 ? s.width() : s.hidden;
+    float* here = i == 0 ? run.h + block.slot(s, slot, stride) + d * s.hidden
+                         : run.c[d] + (run.backward_follows ? block.slot(s, slot, stride) : at);
+    if (final) {
+      copy_rows(block.count, s.hidden, here, stride, run.final[d][i] + at, s.hidden);
+    } else {
+      const float* from = run.initial[d][i];
+      copy_rows(block.count, s.hidden, from ? from + at : nullptr, s.hidden, here, stride);
+    }
+  }
+}
+
+}  // namespace
+
+std::size_t recurrent_forward_workspace(const RecurrentShape& s) {
+  return static_cast<std::size_t>(ForwardWorkspace(s, RecurrentBlocks(s)).total);
+}
+
+void recurrent_forward(const RecurrentForward& run) {
+  const RecurrentShape& s = run.shape;
+  const RecurrentBlocks blocks(s);
+  const ForwardWorkspace layout(s, blocks);
+  ForwardWeights weights[2];
+  for (int d = 0; d < s.directions; ++d)
+    weights[d] = pack(s, run.weights[d], layout, run.workspace + d * layout.direction.floats);
+  float* units = run.workspace + s.directions * layout.direction.floats;
+
+  for_each_unit(s, blocks, [&](int d, Index unit, Index begin, Index end) {
+    float* scratch = units + (d * blocks.units + unit) * layout.unit.floats;
+    for (Index number = begin; number < end; ++number) {
+      const SequenceBlock block = block_of(s, blocks, number);
+      copy_states(run, d, block, false);
+      for (Index i = 0; i * blocks.chunk < s.steps; ++i) {
+        const Steps steps = chunk_of(s, blocks, i, d == 0);
+        float* gates =
+            run.gates[d] ? run.gates[d] + block.step(s, steps.begin, s.gate_columns()) : scratch + layout.gates;
+        project(run, weights[d], block, steps, gates, scratch + layout.dropped);
+        for (Index j = 0; j < steps.count(); ++j) {
+          const Index in_chunk = d == 0 ? j : steps.count() - 1 - j;
+          forward_step(run, weights[d], d, block, steps.begin + in_chunk,
+                       gates + in_chunk * block.count * s.gate_columns());
+        }
+      }
+      copy_states(run, d, block, true);
+    }
+  });
+}
+
+// --- in and out of slots -------------------------------------------------------------------------------------------
+
+void to_slots(const RecurrentShape& s, Index features, const float* x, const float* mask, float* slots) {
+  const RecurrentBlocks blocks(s);
+  const std::size_t bytes = static_cast<std::size_t>(features) * sizeof(float);
+  const double work = static_cast<double>(blocks.rows * s.steps * features);
+  parallel_for(blocks.count, grain_for(work), [&](Index begin, Index end) {
+    for (Index number = begin; number < end; ++number) {
+      const SequenceBlock block = block_of(s, blocks, number);
+      for (Index t = 0; t < s.steps; ++t) {
+        float* to = slots + block.slot(s, slot_after(t), features);
+        for (Index i = 0; i < block.count; ++i, to += features) {
+          const Index from = (block.first + i) * s.steps + t;
+          if (mask && mask[from] == 0.0f) {
+            std::memset(to, 0, bytes);
+          } else {
+            std::memcpy(to, x + from * features, bytes);
+          }
+        }
+      }
+    }
+  });
+}
+
+void from_slots(const RecurrentShape& s, Index features, const float* slots, const float* second, float* x) {
+  const RecurrentBlocks blocks(s);
+  const double work = static_cast<double>(blocks.rows * s.steps * features);
+  parallel_for(blocks.count, grain_for(work), [&](Index begin, Index end) {
+    for (Index number = begin; number < end; ++number) {
+      const SequenceBlock block = block_of(s, blocks, number);
+      for (Index t = 0; t < s.steps; ++t) {
+        const Index from = block.slot(s, slot_after(t), features);
+        for (Index i = 0; i < block.count; ++i) {
+          float* to = x + ((block.first + i) * s.steps + t) * features;
+          std::memcpy(to, slots + from + i * features, static_cast<std::size_t>(features) * sizeof(float));
+          if (second) kernels().add(features, second + from + i * features, to);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace deepnet
