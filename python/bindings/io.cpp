@@ -1,4 +1,6 @@
 // io.hpp: model files; Layer.save, deepnet.load and deepnet.load_optimizer_state wrap and document these.
+#include <pybind11/stl.h>
+
 #include "bindings.hpp"
 
 namespace deepnet::python {
@@ -6,15 +8,21 @@ namespace deepnet::python {
 void bind_io(py::module_& m) {
   m.def(
       "save",
-      [](const LayerPtr& net, const std::string& path, const Optimizer* optimizer) {
-        save(Model(net), path, optimizer);
+      [](const LayerPtr& net, const std::string& path, const Optimizer* optimizer, const Metadata& metadata) {
+        save(Model(net), path, optimizer, metadata);
       },
-      py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr, "See deepnet.nn.Layer.save.");
+      py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr, py::arg("metadata") = Metadata(),
+      "See deepnet.nn.Layer.save.");
   m.def(
       "load",
       [](const std::string& path) {
-        py::gil_scoped_release release;
-        return load(path).layer();
+        Metadata metadata;
+        LayerPtr net;
+        {
+          py::gil_scoped_release release;
+          net = load(path, &metadata).layer();
+        }
+        return std::make_pair(net, metadata);
       },
       py::arg("path"), "See deepnet.load.");
   m.def(

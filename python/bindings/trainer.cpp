@@ -1,6 +1,4 @@
 // trainer.hpp
-#include <pybind11/stl/filesystem.h>
-
 #include "bindings.hpp"
 
 namespace deepnet::python {
@@ -103,8 +101,8 @@ True
            py::arg("mask") = py::none())
       .def(
           "save",
-          [](const Trainer& t, const std::filesystem::path& path) {
-            save(t.model(), path.string(), t.optimizer().get());
+          [](const py::object& self, const py::object& path) {
+            self.attr("net").attr("save")(path, self.attr("optimizer"));
           },
           py::arg("path"), R"doc(
 Write the network, structure and weights, and the optimizer's state to a safetensors file.

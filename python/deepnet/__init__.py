@@ -116,7 +116,9 @@ def load(path: str | os.PathLike[str]) -> nn.Layer:
       (1): ReLU()
     )
     """
-    return _core.load(os.fspath(path))
+    net, metadata = _core.load(os.fspath(path))
+    net.metadata = metadata
+    return net
 
 
 def load_optimizer_state(net: nn.Layer, optimizer: optim.Optimizer, path: str | os.PathLike[str]) -> None:

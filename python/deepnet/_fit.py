@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -290,6 +291,10 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
     The file is replaced whole: a crash leaves the old one or the new one. :func:`deepnet.load` reads it back.
 
+    The attribute ``net.metadata``, a dictionary of texts by name such as those of classes, goes with it; a network that
+    was loaded has its file's. "format", "structure", "optimizer" and names that begin with "deepnet" are the file's
+    own.
+
     Parameters
     ----------
     path
@@ -303,6 +308,8 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
         The file cannot be written.
     TypeError
         The network has a layer written in Python, which a file cannot hold.
+    ValueError
+        Metadata of a name that is the file's own.
 
     Examples
     --------
@@ -310,11 +317,13 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
     >>> import deepnet as dn
     >>> from deepnet import nn
     >>> net, x = nn.Sequential(nn.Linear(4, 3)), np.ones((2, 4))
+    >>> net.metadata = {"classes": "cat,dog,bird"}
     >>> net.save("m.safetensors")
-    >>> bool((dn.load("m.safetensors")(x) == net(x)).all())
-    True
+    >>> loaded = dn.load("m.safetensors")
+    >>> bool((loaded(x) == net(x)).all()), loaded.metadata
+    (True, {'classes': 'cat,dog,bird'})
     """
-    _core.save(self, os.fspath(path), optimizer)
+    _core.save(self, os.fspath(path), optimizer, _checked_metadata(self.metadata))
 
 
 def attach(layer: type[Layer]) -> None:
@@ -324,6 +333,7 @@ def attach(layer: type[Layer]) -> None:
     layer.history = None  # the History of the last fit, also of one that was interrupted
     layer._loss = None  # that of the last fit, which evaluate uses
     layer._input_shape = None  # likewise, for the summary
+    layer.metadata = MappingProxyType({})  # texts by name that a file keeps; here read-only, for all layers share it
 
 
 def _train(
@@ -445,6 +455,19 @@ def _choose_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
     raise (ValueError if isinstance(optimizer, str) else TypeError)(
         f"[fit] expected optimizer to be an Optimizer or 'sgd', got {optimizer!r}"
     )
+
+
+def _checked_metadata(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"[save] expected metadata to be a dictionary of texts by name, got {metadata!r}")
+    for name, text in metadata.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"[save] expected metadata to be texts by name, got {name!r}: {text!r}")
+        try:
+            (name + text).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"[save] expected metadata that UTF-8 can hold, got {name!r} with {error}") from None
+    return dict(metadata)
 
 
 def _modes(layer: Layer) -> list[tuple[Layer, bool]]:

@@ -1,7 +1,14 @@
-"""Data sets, as ``(x_train, y_train), (x_test, y_test)``: x float32 in [0, 1] of shape (N, 1, H, W), y int64.
+"""Data to learn from.
+
+Images, as ``(x_train, y_train), (x_test, y_test)``: x float32 in [0, 1] of shape (N, 1, H, W), y int64.
 
 >>> import deepnet as dn
 >>> (x_train, y_train), (x_test, y_test) = dn.data.digits()
+
+Sequences: the characters of a text, and windows of a series.
+
+>>> train, test = dn.data.text("book.txt").split()
+>>> x, y = dn.data.series(np.sin(np.arange(100)), window=10)
 """
 
 from __future__ import annotations
@@ -13,7 +20,20 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FASHION_CLASSES", "digits", "fashion_mnist", "idx_folder", "read_idx"]
+from deepnet._sequences import Alphabet, Text, TextBatches, series, text
+
+__all__ = [
+    "FASHION_CLASSES",
+    "Alphabet",
+    "Text",
+    "TextBatches",
+    "digits",
+    "fashion_mnist",
+    "idx_folder",
+    "read_idx",
+    "series",
+    "text",
+]
 
 Split: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 

@@ -9,14 +9,19 @@
 
 namespace deepnet {
 
+/// Texts by name that a model file keeps for its user, such as the names of the classes. "format", "structure",
+/// "optimizer" and names that begin with "deepnet" are the file's own.
+using Metadata = std::map<std::string, std::string>;
+
 /// Writes structure and weights (and the optimizer's state, if given) to a temporary file in the same
 /// folder, syncs it and renames it over `path`: a crash leaves the old file or the new one, never a half.
 /// FileError where that fails, TypeError for layers that are not this library's, whose code no file can hold.
-void save(const Model& model, const std::string& path, const Optimizer* optimizer = nullptr);
+void save(const Model& model, const std::string& path, const Optimizer* optimizer = nullptr,
+          const Metadata& metadata = {});
 
-/// A model from a file that save() or nn.Layer.save() wrote. Malformed files throw ValueError before
-/// anything of the size they claim is allocated; unreadable ones FileError.
-Model load(const std::string& path);
+/// A model from a file that save() or nn.Layer.save() wrote, and, where asked for, its user's metadata. Malformed files
+/// throw ValueError before anything of the size they claim is allocated; unreadable ones FileError.
+Model load(const std::string& path, Metadata* metadata = nullptr);
 
 /// Puts the optimizer state of a file that was saved with one into `optimizer`, for the model loaded from it.
 /// ValueError where the file has none, or that of another optimizer or model.
