@@ -15,8 +15,8 @@
 namespace {
 
 // Sigmoid and tanh as fractions whose denominators lie in [1, 2], so that several can share one division, the slowest
-// operation here: 1 / a = b / (a b). A NaN in one gate thereby reaches the others of its cell, as it would reach them one
-// step later through the state.
+// operation here: 1 / a = b / (a b). A NaN in one gate thereby reaches the others of its cell, as it would reach them
+// one step later through the state.
 struct SigmoidOf {
   vf x, e, denominator;
   explicit SigmoidOf(vf x) : x(x), e(vexp_nonpositive(-absolute(x))), denominator(e + 1.0f) {}
@@ -143,7 +143,7 @@ struct CellRowBackward {
         h(s.h + row * s.h_stride),
         c(row_of(s.c, row, s.width)),
         dy(row_of(s.dy, row, s.dy_stride)),
-        gates(s.gates + row * s.gate_stride),
+        gates(row_of(s.gates, row, s.gate_stride)),
         dh(s.dh + row * s.width),
         dc(row_of(s.dc, row, s.width)),
         d_gates(s.d_gates + row * s.gate_stride) {}
