@@ -147,6 +147,8 @@ Base of all layers: given its input it makes its output, given dE/dOutput it mak
 Subclass it to write a layer in Python: ``forward(self, x)`` and ``backward(self, dy)`` on float32 arrays; attributes
 of type `Parameter` are its parameters, to whose ``grad`` backward adds. Such a layer works alone, in `Sequential` and
 in training. The arrays it is given are views of the network's memory, valid until its backward: copy what must last.
+Called alone it may have several inputs, ``forward(self, a, b)``; its backward then returns a tuple. With an attribute
+``state_size`` it is a cell, one step of a recurrent layer: see `Recurrent`.
 
 Examples
 --------

@@ -70,7 +70,8 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
     layer
         A layer or network, native or written in Python.
     inputs
-        Arrays to call it with; small batches make fast checks.
+        Arrays to call it with, an initial state among them; an LSTM's two states as one array (2, ...). Small batches
+        make fast checks.
     max_entries
         Entries of a tensor to check one by one; of larger tensors a fixed random choice. The others are checked in
         groups, which shows errors that all the group shares, such as a wrong scale.
