@@ -179,14 +179,18 @@ def fit(
     modes = _modes(self)
     bar = _progress.Progress(progress, epochs, source.samples)
     try:
-        self.train()
-        _train(trainer, source, validation, epochs, hooks, bar, history)
-    finally:
-        bar.close()
-        history.drop_unfinished()
-        for layer, mode in modes:
-            layer.train(mode)
-        hooks.call("on_fit_end", history)
+        try:
+            self.train()
+            _train(trainer, source, validation, epochs, hooks, bar, history)
+        finally:
+            bar.close()
+            history.drop_unfinished()
+            for layer, mode in modes:
+                layer.train(mode)
+    except BaseException as error:
+        hooks.end(history, during=error)
+        raise
+    hooks.end(history)
     return history
 
 
@@ -346,7 +350,7 @@ def _train(
     history: History,
 ) -> None:
     """All epochs, or until a callback asks to stop."""
-    if hooks.call("on_fit_begin", trainer):
+    if hooks.begin(trainer):
         return
     for epoch in range(epochs):
         begin = time.perf_counter()

@@ -64,7 +64,8 @@ def read_image(path: Path, shape: tuple[int, int, int], invert: bool = False) ->
 
 def read_picture(path: Path) -> NDArray[np.float32]:
     """A picture's grey values (H, W) in [0, 1], on white where it is transparent."""
-    return _read_pixels(path, channels=1, background=255)[0]
+    pixels: NDArray[np.float32] = _read_pixels(path, channels=1, background=255)[0]
+    return pixels
 
 
 def write_picture(path: Path, values: NDArray[np.float32]) -> None:
@@ -93,9 +94,9 @@ def _read_pixels(
                 picture = picture.resize(size, pillow.Resampling.BOX)
     except (pillow.DecompressionBombError, SyntaxError) as error:
         raise ValueError(f"{path}: {error}") from error
-    pixels = np.asarray(picture, np.float32) / np.float32(white)
+    pixels: NDArray[np.float32] = np.asarray(picture, np.float32) / np.float32(white)
     if pixels.ndim == 2:
-        return np.stack([pixels] * channels)
+        pixels = np.stack([pixels] * channels, axis=-1)
     return pixels.transpose(2, 0, 1)
 
 
@@ -117,7 +118,10 @@ def _read_array(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float32]:
 
 def probabilities(net: nn.Layer, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Those of the classes, from outputs (N, C): logits or their logarithms, unless the network ends in a softmax."""
-    return outputs if isinstance(_leaves(net)[-1], nn.Softmax) else nn.Softmax()(outputs)
+    if isinstance(_leaves(net)[-1], nn.Softmax):
+        return outputs
+    shares: NDArray[np.float32] = nn.Softmax()(outputs)
+    return shares
 
 
 def _leaves(net: nn.Layer) -> list[nn.Layer]:

@@ -279,7 +279,14 @@ class StopAtBatch:
 
 
 @pytest.mark.parametrize(
-    ("callback", "epochs"), [(lambda epoch, logs: epoch == 1, 2), (raise_stop, 1), (StopAtBatch(), 1)]
+    ("callback", "epochs"),
+    [
+        (lambda epoch, logs: epoch == 1, 2),
+        (lambda epoch, logs: np.float32(epoch) >= 1, 2),
+        (lambda epoch, logs: epoch, 5),  # a number is no answer
+        (raise_stop, 1),
+        (StopAtBatch(), 1),
+    ],
 )
 def test_callbacks_stop_training(blobs, callback, epochs):
     assert fit(mlp(), *blobs, epochs=5, batch_size=10, callbacks=callback).epochs == epochs
@@ -293,6 +300,53 @@ def test_exceptions_of_callbacks_arrive(blobs):
     with pytest.raises(KeyError, match="mine"):
         fit(net, *blobs, callbacks=[fail])
     assert not net.training
+
+
+class Failing:
+    """Fails in one of its methods; notes whether its end was called."""
+
+    def __init__(self, where):
+        self.where = where
+        self.ended = False
+
+    def _come(self, here):
+        if here == self.where:
+            raise RuntimeError(f"mine, {here}")
+
+    def on_fit_begin(self, trainer):
+        self._come("begin")
+
+    def on_epoch_end(self, epoch, logs):
+        self._come("epoch")
+
+    def on_fit_end(self, history):
+        self.ended = True
+        self._come("end")
+
+
+@pytest.mark.parametrize("where", ["begin", "epoch", "end"])
+def test_every_callback_that_began_ends(blobs, where):
+    first, failing, last = Failing(""), Failing(where), Failing("")
+    optimizer = optim.SGD(0.4)
+    schedule = callbacks.LearningRateSchedule(lambda epoch, lr: lr / 2)
+    with pytest.raises(RuntimeError, match=f"mine, {where}"):
+        fit(mlp(), *blobs, callbacks=[first, failing, schedule, last], optimizer=optimizer)
+    assert first.ended
+    assert failing.ended == last.ended == (where != "begin")
+    assert optimizer.lr == 0.4
+
+
+def test_a_failing_end_does_not_hide_what_went_wrong_before(blobs):
+    last = Failing("")
+    blobs[0][3] = np.nan
+    with (
+        pytest.warns(RuntimeWarning, match=r"\[fit\] on_fit_end of Failing failed, too: RuntimeError\('mine, end'\)"),
+        pytest.raises(FloatingPointError, match="batch 1"),
+    ):
+        fit(mlp(), *blobs, callbacks=[Failing("end"), last], shuffle=False)
+    assert last.ended
+    with pytest.warns(RuntimeWarning, match="failed, too"), pytest.raises(RuntimeError, match="mine, end"):
+        fit(mlp(), *(a[10:] for a in blobs), callbacks=[Failing("end"), Failing("end")])
 
 
 def test_early_stopping_restores_the_best(blobs):
@@ -327,6 +381,8 @@ def test_learning_rate_schedules(blobs):
     rates.clear()
     fit(mlp(), *blobs, epochs=4, optimizer=optimizer, callbacks=[callbacks.cosine_decay(4), record])
     assert rates == pytest.approx([0.4, 0.4 * (1 + 0.5**0.5) / 2, 0.2, 0.4 * (1 - 0.5**0.5) / 2])
+    with pytest.raises(ValueError, match=r"\[cosine_decay\] expected epochs >= 1, got 0"):
+        callbacks.cosine_decay(0)
 
 
 def test_checkpoint(blobs, tmp_path):
@@ -367,6 +423,7 @@ BAD = {
     "empty validation": (ValueError, "validation_data", (X, Y), {"validation_data": (X[:0], Y[:0])}),
     "uneven validation": (dn.ShapeError, "validation_data", (X, Y), {"validation_data": (X, Y[:1])}),
     "bad callback": (TypeError, "expected callbacks", (X, Y), {"callbacks": [3]}),
+    "a class as callback": (TypeError, "got the class EarlyStopping", (X, Y), {"callbacks": callbacks.EarlyStopping}),
 }
 
 
