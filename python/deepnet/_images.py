@@ -97,7 +97,8 @@ def _read_pixels(
     pixels: NDArray[np.float32] = np.asarray(picture, np.float32) / np.float32(white)
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * channels, axis=-1)
-    return pixels.transpose(2, 0, 1)
+    planes: NDArray[np.float32] = pixels.transpose(2, 0, 1)
+    return planes
 
 
 def _read_array(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float32]:

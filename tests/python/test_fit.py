@@ -179,6 +179,29 @@ def test_evaluate_and_predict(blobs):
     assert net.predict(x[:0]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_validation_data_of_lists_are_arrays(kind):
+    x, y = [[1.0, 2.0], [3.0, 4.0]], [0, 1]
+    net = nn.Linear(2, 2)
+    expected = net.evaluate(np.array(x), np.array(y), loss="cross_entropy")["loss"]
+    kept = net.state_dict()
+    for data in ((x, y), (np.array(x), y), (x, [[1.0, 0.0], [0.0, 1.0]]), ([*map(np.array, x)], y)):
+        net.load_state_dict(kept)
+        options = {"optimizer": optim.SGD(1e-30), "progress": False, "loss": "cross_entropy"}
+        history = net.fit(np.array(x), np.array(y), validation_data=kind(data), **options)
+        assert history["val_loss"][0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("outer", [tuple, list])
+@pytest.mark.parametrize("inner", [tuple, list])
+def test_validation_data_of_batches(blobs, outer, inner):
+    x, y = blobs
+    batches = outer(inner((x[i : i + 50], y[i : i + 50])) for i in (0, 50))
+    net = mlp()
+    history = fit(net, x, y, validation_data=batches)
+    assert history["val_loss"][0] == pytest.approx(net.evaluate(x, y)["loss"], rel=1e-6)
+
+
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
@@ -449,6 +472,22 @@ def test_loss_that_is_not_finite_names_epoch_and_batch(blobs):
     assert isinstance(error.value.__cause__, FloatingPointError)
     assert all(np.isfinite(w).all() for w in weights(net).values())
     assert not net.training
+
+
+def test_scores_that_are_not_finite_name_the_batch(blobs):
+    x, y = blobs
+    spoilt = x.copy()
+    spoilt[70, 1] = np.nan
+    net = mlp()
+    with pytest.raises(FloatingPointError, match=r"^\[evaluate\].*got nan in batch 4, rows 60 to 79: x has values"):
+        net.evaluate(spoilt, y, batch_size=20)
+    with pytest.raises(FloatingPointError, match=r"^\[evaluate\].*batch 2, rows 60 to 99: x has"):
+        net.evaluate([(spoilt[:60], y[:60]), (spoilt[60:], y[60:])])
+    with pytest.raises(FloatingPointError, match=r"validation_data\].*batch 1, rows 0 to 99, epoch 1 of 3: x has"):
+        fit(net, x, y, epochs=3, validation_data=(spoilt, y))
+    net[2].bias.data[...] = np.nan
+    with pytest.raises(FloatingPointError, match=r"batch 1, rows 0 to 99$"):
+        net.evaluate(x, y)
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
