@@ -18,6 +18,7 @@ import numpy as np
 from deepnet import _core, _progress
 from deepnet._batches import EVALUATION_BATCH, ArraySource, BatchSource, Source, validation_source
 from deepnet._core import Layer, Loss, Optimizer, Trainer
+from deepnet._last_fit import HistoryAttribute, LastFit, keep_fit, last_fit
 from deepnet._summary import summary
 
 if TYPE_CHECKING:
@@ -172,10 +173,9 @@ def fit(
         source = ArraySource("fit", x, y, chosen_loss, batch_size, random, lengths, mask)
     validation = None if validation_data is None else validation_source(validation_data, chosen_loss, epochs)
 
-    self._loss = chosen_loss
-    if y is not None:
-        self._input_shape = np.shape(x)
-    self.history = history = History()
+    history = History()
+    shape = last_fit(self).input_shape if y is None else np.shape(x)
+    keep_fit(self, LastFit(history, chosen_loss, shape))
     modes = _modes(self)
     bar = _progress.Progress(progress, epochs, source.samples)
     try:
@@ -282,7 +282,7 @@ def evaluate(
     0.5
     """
     _at_least_one("evaluate", batch_size=batch_size)
-    chosen_loss = _choose_loss("evaluate", self._loss if loss is None else loss, y)
+    chosen_loss = _choose_loss("evaluate", last_fit(self).loss if loss is None else loss, y)
     source: Source
     if y is None:
         _no_padding("evaluate", lengths, mask)
@@ -333,13 +333,10 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
 
 def attach(layer: type[Layer]) -> None:
-    """Give the layer class its training methods."""
-    for method in (fit, predict, evaluate, summary, save):
-        setattr(layer, method.__name__, method)
-    layer.history = None  # the History of the last fit, also of one that was interrupted
-    layer._loss = None  # that of the last fit, which evaluate uses
-    layer._input_shape = None  # likewise, for the summary
-    layer.metadata = MappingProxyType({})  # texts by name that a file keeps; here read-only, for all layers share it
+    """Give the layer class its training methods, its history, and metadata: read-only, for all layers share it."""
+    methods = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
+    for name, value in {**methods, "history": HistoryAttribute(), "metadata": MappingProxyType({})}.items():
+        setattr(layer, name, value)
 
 
 def _train(

@@ -579,17 +579,54 @@ def test_interrupt_ends_a_process_as_usual():
 
 def test_summary(capsys):
     net = nn.Sequential(nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2880, 10))
-    text = net.summary((1, 1, 28, 28))
-    assert capsys.readouterr().out == text + "\n"
+
+    def summary(*arguments):
+        assert net.summary(*arguments) is None
+        return capsys.readouterr().out
+
+    text = summary((1, 1, 28, 28))
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["layer", "kind", "output", "shape", "parameters"]
     assert lines[2] == ["0", "Conv2d", "(N,", "20,", "24,", "24)", "520"]
     assert lines[-1] == ["total", "29,330"]
-    assert "?" in net.summary()
+    assert "?" in summary()
     net(np.zeros((2, 1, 28, 28), np.float32))
-    assert net.summary() == text
+    assert summary() == text
     with pytest.raises(dn.ShapeError, match="Conv2d"):
         net.summary((1, 3, 28, 28))
+
+
+def test_summary_counts_shared_layers_once(capsys):
+    shared = nn.Linear(4, 4)
+    nn.Sequential(shared, nn.ReLU(), shared).summary((1, 4))
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["total", "20"]
+
+
+def test_summary_knows_the_shape_of_the_last_fit(blobs, capsys):
+    net = mlp()
+    fit(net, *blobs)
+    fit(net, [blobs])
+    net.summary()
+    assert "(N, 16)" in capsys.readouterr().out
+
+
+def test_layers_keep_attributes_of_their_own(blobs):
+    class Own(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.history, self._loss, self._input_shape = [], "mine", "also mine"
+
+        def forward(self, x):
+            return x
+
+        def backward(self, dy):
+            return dy
+
+    layer = Own()
+    assert fit(layer, blobs[0], blobs[1], validation_data=blobs).epochs == 1
+    assert layer.evaluate(*blobs)["loss"] > 0
+    layer.summary((1, 4))
+    assert (layer.history, layer._loss, layer._input_shape) == ([], "mine", "also mine")
 
 
 @pytest.mark.timing
