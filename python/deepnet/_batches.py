@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from deepnet._core import BCEWithLogitsLoss, Loss, MSELoss, ShapeError, Trainer, sequence_mask
 
+EVALUATION_BATCH = 256  # rows at a time where only outputs are wanted
 _REAL_TARGETS = (MSELoss, BCEWithLogitsLoss)
 
 
@@ -100,6 +101,23 @@ class BatchSource:
 
 
 Source: TypeAlias = ArraySource | BatchSource
+
+
+def validation_source(data: Any, loss: Loss, epochs: int) -> Source:
+    """Arrays ``(x, y)``, ``(x, y, lengths)`` or ``(x, y, mask)``, in a tuple or a list; else batches."""
+    where = "fit: validation_data"
+    if isinstance(data, (tuple, list)) and len(data) in (2, 3) and not all(map(_is_batch, data)):
+        x, y, *beside = data
+        lengths, mask = lengths_and_mask(beside)
+        return ArraySource(where, x, y, loss, EVALUATION_BATCH, lengths=lengths, mask=mask)
+    return BatchSource(where, data, loss, epochs)
+
+
+def _is_batch(value: Any) -> bool:
+    """Whether this is (x, y) rather than an array: a list of numbers or of lists is an array."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3) or any(map(np.isscalar, value[:2])):
+        return False
+    return isinstance(value, tuple) or not all(isinstance(part, list) for part in value)
 
 
 def lengths_and_mask(beside: Sequence[ArrayLike]) -> tuple[ArrayLike | None, ArrayLike | None]:

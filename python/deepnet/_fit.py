@@ -6,6 +6,7 @@ the way: per batch it costs about a microsecond.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnet import _core, _progress
-from deepnet._batches import ArraySource, BatchSource, Source, lengths_and_mask
+from deepnet._batches import EVALUATION_BATCH, ArraySource, BatchSource, Source, validation_source
 from deepnet._core import Layer, Loss, Optimizer, Trainer
+from deepnet._last_fit import HistoryAttribute, LastFit, keep_fit, last_fit
 from deepnet._summary import summary
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ _LOSSES: dict[str, type[Loss]] = {
     "mse": _core.MSELoss,
     "bce_with_logits": _core.BCEWithLogitsLoss,
 }
-_EVALUATION_BATCH = 256
 
 
 class History(dict[str, list[float]]):
@@ -111,7 +112,7 @@ def fit(
         Walks over the data, and rows a step. The last batch of an epoch may be smaller; none is dropped.
     validation_data
         A pair ``(x, y)`` of arrays, or ``(x, y, lengths)`` or ``(x, y, mask)``, or an iterable of batches, to evaluate
-        after each epoch.
+        after each epoch. Two or three of anything are arrays, unless all are batches: tuples, or lists of arrays.
     shuffle, seed
         Take the rows in a new random order each epoch, which `seed` decides. An iterable's order is its own.
         Initial weights and dropout follow :func:`deepnet.manual_seed` instead.
@@ -139,7 +140,7 @@ def fit(
         No data, ``epochs`` or ``batch_size`` below 1, labels out of range, an iterable that can be walked only once.
     FloatingPointError
         The loss is not finite; the message says where that began, of sequences also at which step. The weights are
-        those before that batch.
+        those before that batch. Likewise of validation data, where it names the batch.
 
     Notes
     -----
@@ -170,23 +171,26 @@ def fit(
     else:
         random = np.random.default_rng(seed) if shuffle else None
         source = ArraySource("fit", x, y, chosen_loss, batch_size, random, lengths, mask)
-    validation = None if validation_data is None else _validation_source(validation_data, chosen_loss, epochs)
+    validation = None if validation_data is None else validation_source(validation_data, chosen_loss, epochs)
 
-    self._loss = chosen_loss
-    if y is not None:
-        self._input_shape = np.shape(x)
-    self.history = history = History()
+    history = History()
+    shape = last_fit(self).input_shape if y is None else np.shape(x)
+    keep_fit(self, LastFit(history, chosen_loss, shape))
     modes = _modes(self)
     bar = _progress.Progress(progress, epochs, source.samples)
     try:
-        self.train()
-        _train(trainer, source, validation, epochs, hooks, bar, history)
-    finally:
-        bar.close()
-        history.drop_unfinished()
-        for layer, mode in modes:
-            layer.train(mode)
-        hooks.call("on_fit_end", history)
+        try:
+            self.train()
+            _train(trainer, source, validation, epochs, hooks, bar, history)
+        finally:
+            bar.close()
+            history.drop_unfinished()
+            for layer, mode in modes:
+                layer.train(mode)
+    except BaseException as error:
+        hooks.end(history, during=error)
+        raise
+    hooks.end(history)
     return history
 
 
@@ -267,6 +271,8 @@ def evaluate(
     ------
     ShapeError, TypeError, ValueError
         As in :func:`fit`.
+    FloatingPointError
+        The loss is not finite; the message names the batch.
 
     Examples
     --------
@@ -276,14 +282,14 @@ def evaluate(
     0.5
     """
     _at_least_one("evaluate", batch_size=batch_size)
-    chosen_loss = _choose_loss("evaluate", self._loss if loss is None else loss, y)
+    chosen_loss = _choose_loss("evaluate", last_fit(self).loss if loss is None else loss, y)
     source: Source
     if y is None:
         _no_padding("evaluate", lengths, mask)
         source = BatchSource("evaluate", x, chosen_loss)
     else:
         source = ArraySource("evaluate", x, y, chosen_loss, batch_size, lengths=lengths, mask=mask)
-    return _scores(self, source, chosen_loss, batch_size)
+    return _scores("evaluate", self, source, chosen_loss, batch_size)
 
 
 def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None = None) -> None:
@@ -327,13 +333,10 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
 
 def attach(layer: type[Layer]) -> None:
-    """Give the layer class its training methods."""
-    for method in (fit, predict, evaluate, summary, save):
-        setattr(layer, method.__name__, method)
-    layer.history = None  # the History of the last fit, also of one that was interrupted
-    layer._loss = None  # that of the last fit, which evaluate uses
-    layer._input_shape = None  # likewise, for the summary
-    layer.metadata = MappingProxyType({})  # texts by name that a file keeps; here read-only, for all layers share it
+    """Give the layer class its training methods, its history, and metadata: read-only, for all layers share it."""
+    methods = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
+    for name, value in {**methods, "history": HistoryAttribute(), "metadata": MappingProxyType({})}.items():
+        setattr(layer, name, value)
 
 
 def _train(
@@ -346,17 +349,18 @@ def _train(
     history: History,
 ) -> None:
     """All epochs, or until a callback asks to stop."""
-    if hooks.call("on_fit_begin", trainer):
+    if hooks.begin(trainer):
         return
     for epoch in range(epochs):
         begin = time.perf_counter()
         if hooks.call("on_epoch_begin", epoch):
             return
         bar.begin(epoch)
-        logs, samples, stop = _train_epoch(trainer, source, f"epoch {epoch + 1} of {epochs}", hooks, bar)
+        title = f"epoch {epoch + 1} of {epochs}"
+        logs, samples, stop = _train_epoch(trainer, source, title, hooks, bar)
         if validation is not None:
             trainer.net.eval()
-            scores = _scores(trainer.net, validation, trainer.loss)
+            scores = _scores("fit: validation_data", trainer.net, validation, trainer.loss, title=title)
             trainer.net.train()
             logs.update({f"val_{name}": value for name, value in scores.items()})
         bar.end(samples, logs)
@@ -401,29 +405,28 @@ def _train_epoch(
     return logs(), rows, stop
 
 
-def _validation_source(data: Any, loss: Loss, epochs: int) -> Source:
-    where = "fit: validation_data"
-    if isinstance(data, tuple) and len(data) in (2, 3) and not isinstance(data[0], (tuple, list)):
-        x, y, *beside = data
-        lengths, mask = lengths_and_mask(beside)
-        return ArraySource(where, x, y, loss, _EVALUATION_BATCH, lengths=lengths, mask=mask)
-    return BatchSource(where, data, loss, epochs)
-
-
-def _scores(net: Layer, source: Source, loss: Loss, batch_size: int = _EVALUATION_BATCH) -> dict[str, float]:
+def _scores(
+    where: str, net: Layer, source: Source, loss: Loss, batch_size: int = EVALUATION_BATCH, title: str = ""
+) -> dict[str, float]:
     """Mean loss, and accuracy where targets are labels."""
-    total, weights, correct, labels = 0.0, 0, 0, 0
-    for x, y, mask in source.batches():
+    total, weights, correct, labels, rows = 0.0, 0, 0, 0, 0
+    for number, (x, y, mask) in enumerate(source.batches(), start=1):
         output = net._predict(x, batch_size, None, mask)
         weight = len(y)
         if y.dtype == np.int64 and isinstance(loss, (_core.CrossEntropyLoss, _core.NLLLoss)):
             correct += _core.count_correct(output, y, loss.axis, loss.ignore_index)
             weight = y.size - int(np.count_nonzero(y == loss.ignore_index))
             labels += weight
-        total += loss(output, y) * weight
+        value = loss(output, y)
+        if not math.isfinite(value):
+            place = f"batch {number}, rows {rows} to {rows + len(y) - 1}{', ' + title if title else ''}"
+            cause = "" if np.isfinite(x).all() else ": x has values that are not finite"
+            raise FloatingPointError(f"[{where}] expected a finite loss, got {value} in {place}{cause}")
+        total += value * weight
         weights += weight
+        rows += len(y)
     if weights == 0:
-        raise ValueError("[evaluate] expected data, got no rows")
+        raise ValueError(f"[{where}] expected data, got no rows")
     return {"loss": total / weights, **({"accuracy": correct / labels} if labels else {})}
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from deepnet._last_fit import last_fit
+
 if TYPE_CHECKING:
     from deepnet._core import Layer
 
 
-def summary(self: Layer, input_shape: Sequence[int] | None = None) -> str:
-    """Print, and return, a table of the layers: name, kind, output shape, parameters.
+def summary(self: Layer, input_shape: Sequence[int] | None = None) -> None:
+    """Print a table of the layers: name, kind, output shape, parameters; those that layers share count once.
 
     Parameters
     ----------
@@ -25,7 +27,7 @@ def summary(self: Layer, input_shape: Sequence[int] | None = None) -> str:
     Examples
     --------
     >>> from deepnet import nn
-    >>> text = nn.Sequential(nn.Linear(4, 24), nn.ReLU()).summary((1, 4))
+    >>> nn.Sequential(nn.Linear(4, 24), nn.ReLU()).summary((1, 4))
     layer  kind    output shape  parameters
     ---------------------------------------
     0      Linear  (N, 24)              120
@@ -34,17 +36,16 @@ def summary(self: Layer, input_shape: Sequence[int] | None = None) -> str:
     total                               120
     """
     rows = [("layer", "kind", "output shape", "parameters")]
-    batch = self._input_shape if input_shape is None else tuple(input_shape)
+    batch = last_fit(self).input_shape if input_shape is None else tuple(input_shape)
+    total = 0
     for name, kind, shape, parameters in self._summary(batch):
         rows.append((name, kind, _shape_text(shape), f"{parameters:,}"))
-    total = sum(parameter.size for parameter in self.parameters().values())
+        total += parameters
     rows.append(("total", "", "", f"{total:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join([*(row[c].ljust(widths[c]) for c in range(3)), row[3].rjust(widths[3])]) for row in rows]
     rule = "-" * len(lines[0])
-    text = "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
-    print(text)
-    return text
+    print("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
 
 
 def _shape_text(shape: tuple[int, ...] | None) -> str:

@@ -8,7 +8,7 @@ methods, each optional:
 ``on_epoch_begin(epoch)``       before each epoch, counted from 0
 ``on_batch_end(batch, logs)``   after each batch; ``logs`` has "loss" and "size" of that batch
 ``on_epoch_end(epoch, logs)``   after each epoch; ``logs`` has what goes into the history
-``on_fit_end(history)``         at the end, also one by an exception
+``on_fit_end(history)``         at the end, also one by an exception, if on_fit_begin was done
 =============================== ==========================================================
 
 Training stops when ``on_batch_end``, ``on_epoch_end`` or the function returns True, or raises
@@ -25,11 +25,13 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from deepnet._core import Trainer
@@ -83,7 +85,11 @@ class CallbackList:
     def __init__(self, callbacks: CallbackLike | Iterable[CallbackLike]) -> None:
         items = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
         self._hooks: dict[str, list[Callable[..., object]]] = {name: [] for name in _HOOKS}
+        self._items = items
+        self._begun: list[object] = []
         for item in items:
+            if isinstance(item, type):
+                raise TypeError(f"[fit] expected callbacks to be objects, got the class {item.__name__}")
             found = [name for name in _HOOKS if callable(getattr(item, name, None))]
             for name in found:
                 self._hooks[name].append(getattr(item, name))
@@ -101,11 +107,46 @@ class CallbackList:
         """Call `hook` of every callback; True if one of them asks to stop."""
         stop = False
         for function in self._hooks[hook]:
-            try:
-                stop |= function(*arguments) is True
-            except StopTraining:
-                stop = True
+            stop |= _asks_to_stop(function, *arguments)
         return stop
+
+    def begin(self, trainer: Trainer) -> bool:
+        """Call ``on_fit_begin`` of every callback; True if one of them asks to stop."""
+        stop = False
+        for item in self._items:
+            stop |= _asks_to_stop(getattr(item, "on_fit_begin", None), trainer)
+            self._begun.append(item)
+        return stop
+
+    def end(self, history: History, during: BaseException | None = None) -> None:
+        """Call ``on_fit_end`` of every callback that began, whatever happens in one of them.
+
+        The first exception of theirs is raised after the last call, unless fit is ending by one, `during`. Of the
+        others a warning tells.
+        """
+        first = during
+        for item in self._begun:
+            try:
+                _asks_to_stop(getattr(item, "on_fit_end", None), history)
+            except BaseException as error:  # also Ctrl-C: what the other callbacks have to put back comes first
+                if first is None:
+                    first = error
+                else:
+                    text = f"[fit] on_fit_end of {type(item).__name__} failed, too: {error!r}"
+                    warnings.warn(text, RuntimeWarning, stacklevel=2)
+        if first is not None and first is not during:
+            raise first
+
+
+def _asks_to_stop(hook: Callable[..., object] | None, *arguments: object) -> bool:
+    """Call the hook, if there is one; whether it returned True, Python's or that of a comparison in NumPy."""
+    if not callable(hook):
+        return False
+    try:
+        answer = hook(*arguments)
+    except StopTraining:
+        return True
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
 class EarlyStopping(Callback):
@@ -275,7 +316,12 @@ def cosine_decay(epochs: int) -> LearningRateSchedule:
     Parameters
     ----------
     epochs
-        Those of fit; a longer fit goes on with 0.
+        Those of fit, at least 1; a longer fit goes on with 0.
+
+    Raises
+    ------
+    ValueError
+        `epochs` is below 1.
 
     References
     ----------
@@ -288,6 +334,8 @@ def cosine_decay(epochs: int) -> LearningRateSchedule:
     >>> [round(schedule(epoch, 0.1), 4) for epoch in range(5)]
     [0.1, 0.0854, 0.05, 0.0146, 0.0]
     """
+    if not epochs >= 1:
+        raise ValueError(f"[cosine_decay] expected epochs >= 1, got {epochs}")
     return LearningRateSchedule(lambda epoch, lr: lr * (1.0 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2.0)
 
 

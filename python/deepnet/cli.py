@@ -254,16 +254,16 @@ def _predict(options: argparse.Namespace) -> int:
     import numpy as np
 
     import deepnet
-    from deepnet import _images, _terminal, nn
+    from deepnet import _images, _terminal
 
     net = deepnet.load(options.file)
     shape = _images.input_shape(net, options.size)
     images = np.concatenate([_images.read_image(path, shape, options.invert) for path in options.images])
-    logits = net.predict(images)
-    if logits.ndim != 2:
-        raise CommandError(f"expected a network that classifies, got outputs of shape {logits.shape}")
-    names = _class_names(options.data, logits.shape[1])
-    for path, row in zip(options.images, nn.Softmax()(logits), strict=True):
+    outputs = net.predict(images)
+    if outputs.ndim != 2:
+        raise CommandError(f"expected a network that classifies, got outputs of shape {outputs.shape}")
+    names = _class_names(options.data, outputs.shape[1])
+    for path, row in zip(options.images, _images.probabilities(net, outputs), strict=True):
         print(f"{path}:")
         print(_terminal.format_ranking(row, names))
     return 0

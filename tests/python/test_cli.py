@@ -223,6 +223,56 @@ def test_predict_pictures(tmp_path, digits_model, capsys):
     assert "like 28x28" in refused(capsys, "predict", digits_model, tmp_path / "light.png", "--size", "large")
 
 
+def shares(capsys, *arguments):
+    """What predict prints of each class, likeliest first."""
+    assert cli.main(["predict", *map(str, arguments)]) == 0
+    return [float(share) for share in re.findall(r"^ +\d+  ([01]\.\d{4})", capsys.readouterr().out, re.MULTILINE)]
+
+
+def test_predict_takes_the_softmax_of_a_network_for_what_it_is(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.array([[0.0, 1.0, 2.0]]))
+    expected = np.exp([2.0, 1.0, 0.0]) / np.exp([2.0, 1.0, 0.0]).sum()
+    for name, head in (("logits", []), ("shares", [nn.Softmax()]), ("logs", [nn.Sequential(nn.LogSoftmax())])):
+        nn.Sequential(nn.Flatten(), *head).save(tmp_path / name)
+        assert shares(capsys, tmp_path / name, tmp_path / "a.npy", "--size", "1x3") == pytest.approx(expected, abs=1e-4)
+
+
+def test_predict_refuses_sizes_that_do_not_fit(tmp_path, digits_model, capsys, monkeypatch):
+    np.save(tmp_path / "a.npy", np.zeros((8, 8)))
+    nn.Sequential(nn.Conv2d(1, 4, 3), nn.GlobalAvgPool2d()).save(tmp_path / "any")
+    monkeypatch.setattr(_images, "read_image", None)
+    assert "Linear" in refused(capsys, "predict", digits_model, tmp_path / "a.npy", "--size", "9x99")
+    for size in ("99999x99999", "2049x2048", "0x8"):
+        assert "4,194,304 pixels" in refused(capsys, "predict", tmp_path / "any", tmp_path / "a.npy", "--size", size)
+
+
+def test_predict_refuses_nan(tmp_path, digits_model, capsys):
+    np.save(tmp_path / "nan.npy", np.full((8, 8), np.nan))
+    assert "finite" in refused(capsys, "predict", digits_model, tmp_path / "nan.npy")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_16_bits_and_with_alpha(tmp_path, channels):
+    image = require("PIL.Image")
+    ramp = np.array([[0, 13107], [39321, 65535]], np.uint16)
+    image.fromarray(ramp).save(tmp_path / "deep.png")
+    expected = np.stack([ramp / np.float32(65535.0)] * channels)[None]
+    pixels = _images.read_image(tmp_path / "deep.png", (channels, 2, 2))
+    np.testing.assert_allclose(pixels, expected, atol=1e-6)
+    np.testing.assert_allclose(_images.read_picture(tmp_path / "deep.png"), expected[0, 0], atol=1e-6)
+    # Opaque, half and fully transparent: over black, which is what no ink leaves, and over white.
+    rgba = np.array([[[204, 204, 204, 255], [255, 255, 255, 128], [255, 255, 255, 0]]], np.uint8)
+    image.fromarray(rgba).save(tmp_path / "alpha.png")
+    shape = (channels, 1, 3)
+    np.testing.assert_allclose(_images.read_image(tmp_path / "alpha.png", shape)[0, 0, 0], [0.8, 0.5, 0], atol=4e-3)
+    inverted = _images.read_image(tmp_path / "alpha.png", shape, invert=True)
+    np.testing.assert_allclose(inverted[0, 0, 0], [0.2, 0, 0], atol=4e-3)
+    np.testing.assert_allclose(_images.read_picture(tmp_path / "alpha.png"), [[0.8, 1, 1]], atol=4e-3)
+    image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match="floats"):
+        _images.read_image(tmp_path / "float.tiff", (channels, 2, 2))
+
+
 def test_pictures_without_pillow(digits_model, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert "pip install 'deepnet[image]'" in refused(capsys, "predict", digits_model, tmp_path / "a.png")

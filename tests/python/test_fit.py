@@ -179,6 +179,29 @@ def test_evaluate_and_predict(blobs):
     assert net.predict(x[:0]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_validation_data_of_lists_are_arrays(kind):
+    x, y = [[1.0, 2.0], [3.0, 4.0]], [0, 1]
+    net = nn.Linear(2, 2)
+    expected = net.evaluate(np.array(x), np.array(y), loss="cross_entropy")["loss"]
+    kept = net.state_dict()
+    for data in ((x, y), (np.array(x), y), (x, [[1.0, 0.0], [0.0, 1.0]]), ([*map(np.array, x)], y)):
+        net.load_state_dict(kept)
+        options = {"optimizer": optim.SGD(1e-30), "progress": False, "loss": "cross_entropy"}
+        history = net.fit(np.array(x), np.array(y), validation_data=kind(data), **options)
+        assert history["val_loss"][0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("outer", [tuple, list])
+@pytest.mark.parametrize("inner", [tuple, list])
+def test_validation_data_of_batches(blobs, outer, inner):
+    x, y = blobs
+    batches = outer(inner((x[i : i + 50], y[i : i + 50])) for i in (0, 50))
+    net = mlp()
+    history = fit(net, x, y, validation_data=batches)
+    assert history["val_loss"][0] == pytest.approx(net.evaluate(x, y)["loss"], rel=1e-6)
+
+
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +302,14 @@ class StopAtBatch:
 
 
 @pytest.mark.parametrize(
-    ("callback", "epochs"), [(lambda epoch, logs: epoch == 1, 2), (raise_stop, 1), (StopAtBatch(), 1)]
+    ("callback", "epochs"),
+    [
+        (lambda epoch, logs: epoch == 1, 2),
+        (lambda epoch, logs: np.float32(epoch) >= 1, 2),
+        (lambda epoch, logs: epoch, 5),  # a number is no answer
+        (raise_stop, 1),
+        (StopAtBatch(), 1),
+    ],
 )
 def test_callbacks_stop_training(blobs, callback, epochs):
     assert fit(mlp(), *blobs, epochs=5, batch_size=10, callbacks=callback).epochs == epochs
@@ -293,6 +323,53 @@ def test_exceptions_of_callbacks_arrive(blobs):
     with pytest.raises(KeyError, match="mine"):
         fit(net, *blobs, callbacks=[fail])
     assert not net.training
+
+
+class Failing:
+    """Fails in one of its methods; notes whether its end was called."""
+
+    def __init__(self, where):
+        self.where = where
+        self.ended = False
+
+    def _come(self, here):
+        if here == self.where:
+            raise RuntimeError(f"mine, {here}")
+
+    def on_fit_begin(self, trainer):
+        self._come("begin")
+
+    def on_epoch_end(self, epoch, logs):
+        self._come("epoch")
+
+    def on_fit_end(self, history):
+        self.ended = True
+        self._come("end")
+
+
+@pytest.mark.parametrize("where", ["begin", "epoch", "end"])
+def test_every_callback_that_began_ends(blobs, where):
+    first, failing, last = Failing(""), Failing(where), Failing("")
+    optimizer = optim.SGD(0.4)
+    schedule = callbacks.LearningRateSchedule(lambda epoch, lr: lr / 2)
+    with pytest.raises(RuntimeError, match=f"mine, {where}"):
+        fit(mlp(), *blobs, callbacks=[first, failing, schedule, last], optimizer=optimizer)
+    assert first.ended
+    assert failing.ended == last.ended == (where != "begin")
+    assert optimizer.lr == 0.4
+
+
+def test_a_failing_end_does_not_hide_what_went_wrong_before(blobs):
+    last = Failing("")
+    blobs[0][3] = np.nan
+    with (
+        pytest.warns(RuntimeWarning, match=r"\[fit\] on_fit_end of Failing failed, too: RuntimeError\('mine, end'\)"),
+        pytest.raises(FloatingPointError, match="batch 1"),
+    ):
+        fit(mlp(), *blobs, callbacks=[Failing("end"), last], shuffle=False)
+    assert last.ended
+    with pytest.warns(RuntimeWarning, match="failed, too"), pytest.raises(RuntimeError, match="mine, end"):
+        fit(mlp(), *(a[10:] for a in blobs), callbacks=[Failing("end"), Failing("end")])
 
 
 def test_early_stopping_restores_the_best(blobs):
@@ -327,6 +404,8 @@ def test_learning_rate_schedules(blobs):
     rates.clear()
     fit(mlp(), *blobs, epochs=4, optimizer=optimizer, callbacks=[callbacks.cosine_decay(4), record])
     assert rates == pytest.approx([0.4, 0.4 * (1 + 0.5**0.5) / 2, 0.2, 0.4 * (1 - 0.5**0.5) / 2])
+    with pytest.raises(ValueError, match=r"\[cosine_decay\] expected epochs >= 1, got 0"):
+        callbacks.cosine_decay(0)
 
 
 def test_checkpoint(blobs, tmp_path):
@@ -367,6 +446,7 @@ BAD = {
     "empty validation": (ValueError, "validation_data", (X, Y), {"validation_data": (X[:0], Y[:0])}),
     "uneven validation": (dn.ShapeError, "validation_data", (X, Y), {"validation_data": (X, Y[:1])}),
     "bad callback": (TypeError, "expected callbacks", (X, Y), {"callbacks": [3]}),
+    "a class as callback": (TypeError, "got the class EarlyStopping", (X, Y), {"callbacks": callbacks.EarlyStopping}),
 }
 
 
@@ -392,6 +472,22 @@ def test_loss_that_is_not_finite_names_epoch_and_batch(blobs):
     assert isinstance(error.value.__cause__, FloatingPointError)
     assert all(np.isfinite(w).all() for w in weights(net).values())
     assert not net.training
+
+
+def test_scores_that_are_not_finite_name_the_batch(blobs):
+    x, y = blobs
+    spoilt = x.copy()
+    spoilt[70, 1] = np.nan
+    net = mlp()
+    with pytest.raises(FloatingPointError, match=r"^\[evaluate\].*got nan in batch 4, rows 60 to 79: x has values"):
+        net.evaluate(spoilt, y, batch_size=20)
+    with pytest.raises(FloatingPointError, match=r"^\[evaluate\].*batch 2, rows 60 to 99: x has"):
+        net.evaluate([(spoilt[:60], y[:60]), (spoilt[60:], y[60:])])
+    with pytest.raises(FloatingPointError, match=r"validation_data\].*batch 1, rows 0 to 99, epoch 1 of 3: x has"):
+        fit(net, x, y, epochs=3, validation_data=(spoilt, y))
+    net[2].bias.data[...] = np.nan
+    with pytest.raises(FloatingPointError, match=r"batch 1, rows 0 to 99$"):
+        net.evaluate(x, y)
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -483,17 +579,54 @@ def test_interrupt_ends_a_process_as_usual():
 
 def test_summary(capsys):
     net = nn.Sequential(nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2880, 10))
-    text = net.summary((1, 1, 28, 28))
-    assert capsys.readouterr().out == text + "\n"
+
+    def summary(*arguments):
+        assert net.summary(*arguments) is None
+        return capsys.readouterr().out
+
+    text = summary((1, 1, 28, 28))
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["layer", "kind", "output", "shape", "parameters"]
     assert lines[2] == ["0", "Conv2d", "(N,", "20,", "24,", "24)", "520"]
     assert lines[-1] == ["total", "29,330"]
-    assert "?" in net.summary()
+    assert "?" in summary()
     net(np.zeros((2, 1, 28, 28), np.float32))
-    assert net.summary() == text
+    assert summary() == text
     with pytest.raises(dn.ShapeError, match="Conv2d"):
         net.summary((1, 3, 28, 28))
+
+
+def test_summary_counts_shared_layers_once(capsys):
+    shared = nn.Linear(4, 4)
+    nn.Sequential(shared, nn.ReLU(), shared).summary((1, 4))
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["total", "20"]
+
+
+def test_summary_knows_the_shape_of_the_last_fit(blobs, capsys):
+    net = mlp()
+    fit(net, *blobs)
+    fit(net, [blobs])
+    net.summary()
+    assert "(N, 16)" in capsys.readouterr().out
+
+
+def test_layers_keep_attributes_of_their_own(blobs):
+    class Own(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.history, self._loss, self._input_shape = [], "mine", "also mine"
+
+        def forward(self, x):
+            return x
+
+        def backward(self, dy):
+            return dy
+
+    layer = Own()
+    assert fit(layer, blobs[0], blobs[1], validation_data=blobs).epochs == 1
+    assert layer.evaluate(*blobs)["loss"] > 0
+    layer.summary((1, 4))
+    assert (layer.history, layer._loss, layer._input_shape) == ([], "mine", "also mine")
 
 
 @pytest.mark.timing
