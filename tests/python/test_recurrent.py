@@ -144,7 +144,7 @@ def test_gradcheck_with_state(kind, rng):
 @pytest.mark.parametrize("sequences", [True, False], ids=["sequences", "last"])
 def test_lengths_agree_with_packed_sequences(kind, stack, sequences, torch, rng):
     layer, module = make(kind, stack, torch, return_sequences=sequences)
-    n, steps, features, hidden, options = stack
+    n, steps, features, _, options = stack
     x, state, lengths = normal(rng, (n, steps, features)), initial_state(rng, kind, stack), some_lengths(rng, n, steps)
     padding = np.arange(steps) >= lengths[:, None]
     x[padding] = np.nan
@@ -217,7 +217,7 @@ def test_mask_with_gaps_leaves_steps_out(kind, rng):
     assert_same_bits(layer.backward(np.ones((1, 4, 10))), dx[:, kept])
 
 
-# --- truncation and carried states -------------------------------------------------------------------------------------
+# --- truncation and carried states -----------------------------------------------------------------------------------
 
 
 @every_kind
@@ -291,7 +291,6 @@ def test_step_sees_new_weights_and_goes_on_from_a_stateful_run(kind, rng):
     layer.eval()
     x = normal(rng, (2, 6, 3))
     layer(x[:, :5])
-    final = layer.state
     got = layer.step(x[:, 5])
     layer.reset_state()
     np.testing.assert_allclose(got, layer(x)[:, 5], rtol=1e-5, atol=1e-6)
