@@ -65,7 +65,7 @@ Examples
 ((16, 3), (16, 4), (16,))
 )doc")
       .def_property_readonly("input_size", &GatedCell::input_size, "Features of x, F.")
-      .def_property_readonly("hidden_size", &GatedCell::hidden_size, "Units, H.")
+      .def_property_readonly("hidden_size", &GatedCell::hidden_size, "Number of units, H.")
       .def_readonly("weight_ih", &GatedCell::weight_ih, "`Parameter` of shape (G H, F).")
       .def_readonly("weight_hh", &GatedCell::weight_hh, "`Parameter` of shape (G H, H).")
       .def_readonly("bias_ih", &GatedCell::bias_ih, "`Parameter` of shape (G H,), or None.")
