@@ -218,7 +218,7 @@ def test_mask_with_gaps_leaves_steps_out(kind, rng):
     assert_same_bits(layer.backward(np.ones((1, 4, 10))), dx[:, kept])
 
 
-# --- truncation and carried states ------------------------------------------------------------------------------------
+# --- truncation and carried states -----------------------------------------------------------------------------------
 
 
 @every_kind
