@@ -209,7 +209,7 @@ TEST(threads_share_an_optimizer) {
   for (int& count : right) {
     threads.emplace_back([&] {
       for (--waiting; waiting > 0;) std::this_thread::yield();
-      for (int i = 0; i < 5000; ++i) {
+      for (int i = 0; i < 100000; ++i) {
         const auto weight = std::make_shared<Parameter>(Tensor::zeros({3}));
         weight->grad().fill(1.0f);
         optimizer.step({{"weight", weight}});
@@ -219,7 +219,7 @@ TEST(threads_share_an_optimizer) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  for (const int count : right) CHECK(count == 5000);
+  for (const int count : right) CHECK(count == 100000);
 }
 
 TEST(a_model_without_a_layer_says_so) {
