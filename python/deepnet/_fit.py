@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,14 @@ class History(dict[str, list[float]]):
     ----------
     seconds
         Time each epoch took, validation included.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from deepnet import nn
+    >>> history = nn.Linear(4, 4).fit(np.eye(4), np.arange(4), epochs=3, progress=False)
+    >>> sorted(history), len(history["loss"]), history.epochs
+    (['accuracy', 'loss'], 3, 3)
     """
 
     def __init__(self) -> None:
@@ -139,9 +148,14 @@ def fit(
 
     Examples
     --------
-    >>> net = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 3))
-    >>> history = net.fit(x, y, loss="cross_entropy", optimizer=optim.SGD(0.1, 0.9), epochs=5, batch_size=64)
-    >>> history["loss"]
+    >>> import numpy as np
+    >>> from deepnet import nn, optim
+    >>> x = np.random.default_rng(0).normal(size=(256, 4))
+    >>> y = (x[:, 0] > 0).astype(int)
+    >>> net = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 2))
+    >>> history = net.fit(x, y, optimizer=optim.SGD(lr=0.1, momentum=0.9), epochs=5, progress=False)
+    >>> history["loss"][-1] < history["loss"][0]
+    True
     """
     from deepnet.callbacks import CallbackList
 
@@ -186,9 +200,36 @@ def predict(
 ) -> NDArray[np.float32]:
     """Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time.
 
-    N may be 0. The mode of the network does not change. `lengths` or `mask` as in :func:`fit`.
+    The mode of the network does not change.
 
-    >>> labels = net.predict(images).argmax(axis=1)
+    Parameters
+    ----------
+    x
+        Inputs, converted to float32; N may be 0.
+    batch_size
+        Rows at a time, at least 1; the outputs do not depend on it but by rounding.
+    lengths, mask
+        As in :func:`fit`.
+
+    Returns
+    -------
+    ndarray
+        float32 of shape (N, ...).
+
+    Raises
+    ------
+    ShapeError, TypeError
+        The inputs do not fit the network.
+    ValueError
+        `batch_size` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from deepnet import nn
+    >>> nn.Softmax().predict(np.array([[0.0, 0.0], [1000.0, 0.0]]), batch_size=1)
+    array([[0.5, 0.5],
+           [1. , 0. ]], dtype=float32)
     """
     _at_least_one("predict", batch_size=batch_size)
     return self._predict(x, batch_size, lengths, mask)
@@ -212,17 +253,27 @@ def evaluate(
         Arrays, or without `y` an iterable of batches ``(x, y)``.
     loss
         As in :func:`fit`; by default the loss of the last fit of this network.
+    batch_size
+        Rows at a time, at least 1.
     lengths, mask
         As in :func:`fit`.
 
     Returns
     -------
     dict
-        ``{"loss": ..., "accuracy": ...}``
+        ``{"loss": ..., "accuracy": ...}``; accuracy is the share of rows whose largest output is at their label.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError
+        As in :func:`fit`.
 
     Examples
     --------
-    >>> net.evaluate(x_test, y_test)["accuracy"]
+    >>> import numpy as np
+    >>> from deepnet import nn
+    >>> nn.ReLU().evaluate(10 * np.eye(2), np.array([0, 0]), loss="cross_entropy")["accuracy"]
+    0.5
     """
     _at_least_one("evaluate", batch_size=batch_size)
     chosen_loss = _choose_loss("evaluate", self._loss if loss is None else loss, y)
@@ -240,9 +291,39 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
     The file is replaced whole: a crash leaves the old one or the new one. :func:`deepnet.load` reads it back.
 
+    The attribute ``net.metadata``, a dictionary of texts by name such as those of classes, goes with it; a network that
+    was loaded has its file's. "format", "structure", "optimizer" and names that begin with "deepnet" are the file's
+    own.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    optimizer
+        To go on training later, with :func:`deepnet.load_optimizer_state`.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    TypeError
+        The network has a layer written in Python, which a file cannot hold.
+    ValueError
+        Metadata of a name that is the file's own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> net, x = nn.Sequential(nn.Linear(4, 3)), np.ones((2, 4))
+    >>> net.metadata = {"classes": "cat,dog,bird"}
     >>> net.save("m.safetensors")
+    >>> loaded = dn.load("m.safetensors")
+    >>> bool((loaded(x) == net(x)).all()), loaded.metadata
+    (True, {'classes': 'cat,dog,bird'})
     """
-    _core.save(self, os.fspath(path), optimizer)
+    _core.save(self, os.fspath(path), optimizer, _checked_metadata(self.metadata))
 
 
 def attach(layer: type[Layer]) -> None:
@@ -252,6 +333,7 @@ def attach(layer: type[Layer]) -> None:
     layer.history = None  # the History of the last fit, also of one that was interrupted
     layer._loss = None  # that of the last fit, which evaluate uses
     layer._input_shape = None  # likewise, for the summary
+    layer.metadata = MappingProxyType({})  # texts by name that a file keeps; here read-only, for all layers share it
 
 
 def _train(
@@ -373,6 +455,19 @@ def _choose_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
     raise (ValueError if isinstance(optimizer, str) else TypeError)(
         f"[fit] expected optimizer to be an Optimizer or 'sgd', got {optimizer!r}"
     )
+
+
+def _checked_metadata(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"[save] expected metadata to be a dictionary of texts by name, got {metadata!r}")
+    for name, text in metadata.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"[save] expected metadata to be texts by name, got {name!r}: {text!r}")
+        try:
+            (name + text).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"[save] expected metadata that UTF-8 can hold, got {name!r} with {error}") from None
+    return dict(metadata)
 
 
 def _modes(layer: Layer) -> list[tuple[Layer, bool]]:

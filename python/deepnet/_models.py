@@ -110,3 +110,29 @@ SMALLEST = {"digits-cnn": 4, "lenet": 16, "mlp": 1, "vgg-small": 8}
 def default_model(shape: tuple[int, ...]) -> str:
     """The network for images of that shape where none is named."""
     return "lenet" if min(shape[1:]) >= SMALLEST["lenet"] else "digits-cnn"
+
+
+class TextRecipe(NamedTuple):
+    """A network for characters, one-hot of shape (N, T, V), and settings that train it well."""
+
+    build: Callable[[int], nn.Sequential]
+    batch_size: int
+    length: int  # characters from one cut of the gradient to the next
+    steps: int  # that are enough; epochs follow from the length of the text
+    lr: float
+
+
+def charlstm(characters: int) -> nn.Sequential:
+    """An LSTM that reads characters and scores each for being next; its state goes from batch to batch."""
+    return nn.Sequential(nn.LSTM(characters, 256, stateful=True), nn.Linear(256, characters))
+
+
+def chargru(characters: int) -> nn.Sequential:
+    """The same of GRU."""
+    return nn.Sequential(nn.GRU(characters, 256, stateful=True), nn.Linear(256, characters))
+
+
+TEXT_RECIPES = {
+    "charlstm": TextRecipe(charlstm, batch_size=16, length=64, steps=3000, lr=2.0),
+    "chargru": TextRecipe(chargru, batch_size=16, length=64, steps=3000, lr=0.5),
+}

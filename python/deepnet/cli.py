@@ -1,4 +1,4 @@
-"""The command ``deepnet``: train, evaluate, predict, info, filter."""
+"""The command ``deepnet``: train, evaluate, predict, sample, info, filter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from deepnet import nn
     from deepnet.data import Split
 
-_DATA_HELP = "digits, fashion-mnist, or a folder of IDX files ({train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz])"
+_DATA_HELP = (
+    "digits, fashion-mnist, a folder of IDX files ({train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]), or a text file"
+)
 _INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended: 128 + SIGINT
 
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="deepnet", description="Train and use convolutional networks on images.")
+    parser = argparse.ArgumentParser(prog="deepnet", description="Train and use networks on images and texts.")
     parser.set_defaults(run=_root)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--cmakedir", action="store_true", help="print where find_package(deepnet) looks, and exit")
@@ -58,9 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a network and test it")
     train.set_defaults(run=_train)
     train.add_argument("data", metavar="DATA", help=_DATA_HELP)
-    train.add_argument("--model", metavar="NAME", help="digits-cnn, lenet, mlp or vgg-small; by default by image size")
+    train.add_argument(
+        "--model",
+        metavar="NAME",
+        help="digits-cnn, lenet, mlp or vgg-small, by default by image size; charlstm or chargru for a text",
+    )
     train.add_argument("--epochs", type=_positive(int), metavar="N", help="walks over the training data")
-    train.add_argument("--batch-size", type=_positive(int), metavar="N", help="images a step")
+    train.add_argument(
+        "--batch-size",
+        type=_positive(int),
+        metavar="N",
+        help="images a step, or places in the text to read from side by side",
+    )
     train.add_argument("--lr", type=_positive(float), metavar="RATE", help="learning rate of the first epoch")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order and dropout (default: 0)")
     train.add_argument("--threads", type=_positive(int), metavar="N", help="threads to compute with")
@@ -80,6 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--data", metavar="DATA", help="data set whose class names to print, such as fashion-mnist")
     predict.add_argument("--size", metavar="HxW", help="size to scale images to, where the network does not tell")
     predict.add_argument("--invert", action="store_true", help="for dark ink on light paper: swap black and white")
+
+    sample = commands.add_parser("sample", help="let a character model write")
+    sample.set_defaults(run=_sample)
+    sample.add_argument("file", metavar="FILE", type=Path, help="a network that train TEXT --save wrote")
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="what the network is to go on from")
+    sample.add_argument("--length", type=_positive(int), default=500, metavar="N", help="characters (default: 500)")
+    sample.add_argument(
+        "--temperature", type=_positive(float), default=0.8, metavar="T", help="below 1 safer, above 1 bolder (0.8)"
+    )
+    sample.add_argument("--top-k", type=_positive(int), metavar="K", help="draw from the K likeliest characters only")
+    sample.add_argument("--seed", type=int, metavar="N", help="of the draws; without it each run differs")
 
     info = commands.add_parser("info", help="show this build, or what is in a model file")
     info.set_defaults(run=_info)
@@ -107,11 +129,21 @@ def _root(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if Path(options.data).is_file():
+        from deepnet import _text_job
+
+        _text_job.train(options)
+    else:
+        _train_on_images(options)
+    return 0
+
+
+def _train_on_images(options: argparse.Namespace) -> None:
     import deepnet
     from deepnet import _models, callbacks, nn, optim
 
     for path in (options.save, options.plot):
-        _check_writable(path)
+        check_writable(path)
     if options.plot is not None:
         from deepnet._plot import require_matplotlib
 
@@ -130,8 +162,8 @@ def _train(options: argparse.Namespace) -> int:
     images = f"{len(data.train[0]):,} images of {shape[1]} x {shape[2]}"
     if recipe.shifted:
         images += ", also shifted by a pixel"
-    threads = _count(deepnet.get_num_threads(), "thread")
-    print(f"{name}: {weights:,} weights, {images}, {_count(epochs, 'epoch')}, {deepnet.active_isa()}, {threads}")
+    threads = count(deepnet.get_num_threads(), "thread")
+    print(f"{name}: {weights:,} weights, {images}, {count(epochs, 'epoch')}, {deepnet.active_isa()}, {threads}")
     begin = time.perf_counter()
     interrupted = False
     try:
@@ -166,7 +198,6 @@ def _train(options: argparse.Namespace) -> int:
     print("\nnext, try:")
     for suggestion in _suggestions(options, name):
         print(f"  {suggestion}")
-    return 0
 
 
 def _suggestions(options: argparse.Namespace, model: str) -> list[str]:
@@ -188,7 +219,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     import deepnet
 
     net = deepnet.load(options.file)
-    _report(net, _load_data(options.data))
+    if Path(options.data).is_file():
+        from deepnet import _text_job
+
+        _text_job.evaluate(net, options)
+    else:
+        _report(net, _load_data(options.data))
     return 0
 
 
@@ -242,6 +278,13 @@ def _class_names(data_name: str | None, classes: int) -> list[str]:
     return [str(i) for i in range(classes)]
 
 
+def _sample(options: argparse.Namespace) -> int:
+    from deepnet import _text_job
+
+    _text_job.sample(options)
+    return 0
+
+
 def _info(options: argparse.Namespace) -> int:
     import deepnet
 
@@ -256,7 +299,7 @@ def _info(options: argparse.Namespace) -> int:
 def _filter(options: argparse.Namespace) -> int:
     from deepnet import _images, image
 
-    _check_writable(options.target)
+    check_writable(options.target)
     picture = _images.read_picture(options.source)
     if options.kind == "gaussian":
         # Three standard deviations to each side hold 99.7 % of the weight.
@@ -278,7 +321,7 @@ def _load_data(name: str) -> _Data:
     if name == "fashion-mnist":
         return _Data(*data.fashion_mnist(), list(data.FASHION_CLASSES))
     if not Path(name).is_dir():
-        raise CommandError(f"expected digits, fashion-mnist or a folder of IDX files, got {name!r}")
+        raise CommandError(f"expected digits, fashion-mnist, a folder of IDX files or a text file, got {name!r}")
     train, test = data.idx_folder(name)
     if not len(train[0]) or not len(test[0]):
         raise CommandError(f"expected images to train and to test in {name}, got {len(train[0])} and {len(test[0])}")
@@ -301,7 +344,7 @@ def _choose_model(name: str | None, shape: tuple[int, ...]) -> str:
     return name
 
 
-def _check_writable(path: Path | None) -> None:
+def check_writable(path: Path | None) -> None:
     """Fail before the work, not after it."""
     if path is None:
         return
@@ -330,5 +373,5 @@ class _positive:  # noqa: N801 - a type for argparse, named in its messages
         return value
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -434,6 +434,23 @@ TEST(a_model_comes_back_with_its_weights) {
   CHECK(load(folder / "all").parameters().size() == 3);
 }
 
+TEST(a_model_file_keeps_its_user_s_metadata) {
+  const Folder folder;
+  const Model net(Linear(2, 3), ReLU());
+  const SGD sgd(0.1, 0.9);
+  const Metadata metadata = {{"alphabet", "ab\n"}, {"", ""}};
+  save(net, folder / "m", &sgd, metadata);
+  Metadata back = {{"old", "entry"}};
+  load(folder / "m", &back);
+  CHECK(back == metadata);
+  CHECK(read_safetensors(folder / "m").metadata.at("alphabet") == "ab\n");
+  for (const char* name : {"format", "structure", "optimizer", "deepnet_version", "deepnet"}) {
+    CHECK_THROWS(ValueError, save(net, folder / "n", nullptr, {{name, "text"}}));
+  }
+  CHECK_THROWS(ValueError, save(net, folder / "n", nullptr, {{"bytes", "\xff"}}));
+  CHECK(folder.files() == 1);
+}
+
 TEST(a_model_file_must_be_one) {
   const Folder folder;
   const std::string path = folder / "m";

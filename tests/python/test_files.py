@@ -73,6 +73,54 @@ def test_training_goes_on_where_it_was(tmp_path, rng):
         assert_same_bits(weights(other)[name], w)
 
 
+def test_metadata_go_with_the_network(tmp_path):
+    net, path = nn.Sequential(nn.Linear(4, 3)), tmp_path / "m"
+    assert net.metadata == {}
+    texts = {"alphabet": 'aä本\n\x00"\\', "": "", "comment": "x" * 10_000}
+    net.metadata = texts
+    net.save(path)
+    assert split(path.read_bytes())[0]["__metadata__"].items() > texts.items()
+    back = dn.load(path)
+    assert back.metadata == texts
+    back.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    dn.Trainer(back, nn.MSELoss(), optim.SGD(0.1)).save(path)
+    assert dn.load(path).metadata == texts
+    assert nn.Sequential(nn.Linear(4, 3)).metadata == {}
+
+
+def test_metadata_are_not_shared_between_networks():
+    with pytest.raises(TypeError):
+        nn.Linear(1, 1).metadata["a"] = "b"
+    a, b = nn.Linear(1, 1), nn.Linear(1, 1)
+    a.metadata = {"a": "b"}
+    assert b.metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        ({"format": "pt"}, ValueError),
+        ({"structure": "{}"}, ValueError),
+        ({"optimizer": ""}, ValueError),
+        ({"deepnet_version": "2"}, ValueError),
+        ({"deepnet_later": ""}, ValueError),
+        ({"a": 1}, TypeError),
+        ({1: "a"}, TypeError),
+        ({"a": "\ud800"}, ValueError),
+        ("text", TypeError),
+        (None, TypeError),
+    ],
+)
+def test_bad_metadata_write_nothing(saved, metadata, error):
+    net, path = saved
+    before = path.read_bytes()
+    net.metadata = metadata
+    with pytest.raises(error, match=r"^\[save\]"):
+        net.save(path)
+    assert path.read_bytes() == before
+
+
 def test_optimizer_state_that_is_not_there(saved):
     net, path = saved
     with pytest.raises(ValueError, match="without an optimizer's state"):

@@ -10,12 +10,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 import deepnet as dn
 import test_packaging
 from conftest import require
 from deepnet import cli
+from test_data import idx
 from test_packaging import run
 
 build = test_packaging.build  # the fixture
@@ -87,7 +89,9 @@ def test_deepnet_commands_parse():
     shell = "\n".join(block.code for block in blocks_of("sh"))
     commands = re.findall(r"(?:^|[ (/])deepnet ([^&;|)\n]+)", shell, re.MULTILINE)
     parsed = [cli._parser().parse_args(shlex.split(command, comments=True)) for command in commands]
-    assert {"_root", "_train", "_evaluate", "_predict", "_info", "_filter"} == {p.run.__name__ for p in parsed}
+    assert {"_root", "_train", "_evaluate", "_predict", "_sample", "_info", "_filter"} == {
+        p.run.__name__ for p in parsed
+    }
 
 
 def test_one_line_runs_the_tests():
@@ -108,7 +112,12 @@ def test_cpp_program_builds_and_runs(printed, build, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("vanishing_gradient", ["--epochs", "1"]), ("sobel", ["--size", "40"])]
+    ("name", "arguments"),
+    [
+        ("vanishing_gradient", ["--epochs", "1"]),
+        ("vanishing_in_time", ["--steps", "20", "--batches", "2"]),
+        ("sobel", ["--size", "40"]),
+    ],
 )
 def test_examples_draw_the_figures(name, arguments, tmp_path):
     require("matplotlib")
@@ -117,9 +126,25 @@ def test_examples_draw_the_figures(name, arguments, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_examples_learn_from_sequences(tmp_path, rng):
+    """Each a little: what they come to is in README.md, and takes minutes."""
+    require("statsmodels")
+    examples = REPOSITORY / "python" / "examples"
+    memory = run(sys.executable, examples / "long_memory.py", "--steps", "20", "--batches", "2")
+    assert [line.split()[0] for line in memory.splitlines()] == ["adding"] * 3 + ["order"] * 3 + ["copy"] * 3
+    forecast = run(sys.executable, examples / "forecast.py", "--epochs", "12", "--output", tmp_path / "f.png")
+    errors = dict(re.findall(r"^([\w ]+?) +(\d\.\d{3})$", forecast, re.MULTILINE))
+    assert float(errors["GRU"]) < 0.85 * float(errors["seasonal naive"])
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(rng.integers(0, 256, (20, 28, 28))))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(20) % 10))
+    rows = run(sys.executable, examples / "fashion_rows.py", "--epochs", "1", "--hidden", "8", "--data", tmp_path)
+    assert "epoch  1: test accuracy" in rows
+
+
 def test_pictures_and_paths_exist():
     text = README.read_text(encoding="utf-8")
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     paths = re.findall(r"`((?:cpp|python|tests|bench)/[\w./-]*)`", text)
     assert [path for path in pictures + paths if not (REPOSITORY / path).exists()] == []

@@ -1,6 +1,7 @@
 // A model file is a safetensors file. Its tensors are the parameters under their own names ("0.weight"), for any
 // other tool to read, and the optimizer's buffers ("optimizer.0.weight.velocity"). Its metadata:
-//   "format": "deepnet", "deepnet_version": "1", "structure": JSON, and with an optimizer "optimizer": JSON
+//   "format": "deepnet", "deepnet_version": "1", "structure": JSON, and with an optimizer "optimizer": JSON;
+//   all others are the user's
 #include <deepnet/io.hpp>
 
 #include <cstring>
@@ -19,6 +20,11 @@ const std::string optimizer_prefix = "optimizer.";
 const char* const format_version = "1";
 
 bool is_optimizers(const std::string& name) { return name.compare(0, optimizer_prefix.size(), optimizer_prefix) == 0; }
+
+// Names that save() writes, and those that a later version may.
+bool is_reserved(const std::string& name) {
+  return name == "format" || name == "structure" || name == "optimizer" || name.compare(0, 7, "deepnet") == 0;
+}
 
 std::string list_text(const std::vector<std::string>& names) {
   constexpr std::size_t shown = 5;
@@ -79,9 +85,19 @@ void check_parameters(const NamedParameters& parameters, const SafeTensors& cont
 
 }  // namespace
 
-void save(const Model& model, const std::string& path, const Optimizer* optimizer) {
+void save(const Model& model, const std::string& path, const Optimizer* optimizer, const Metadata& metadata) {
   SafeTensors content;
-  content.metadata = {{"format", "deepnet"}, {"deepnet_version", format_version}};
+  for (const auto& entry : metadata) {
+    if (is_reserved(entry.first)) {
+      throw ValueError(
+          "[save] expected metadata under other names than 'format', 'structure', 'optimizer' and "
+          "'deepnet...', got '" +
+          entry.first + "'");
+    }
+  }
+  content.metadata = metadata;
+  content.metadata["format"] = "deepnet";
+  content.metadata["deepnet_version"] = format_version;
   content.metadata["structure"] = structure_json(*model.layer());
   if (optimizer != nullptr) content.metadata["optimizer"] = optimizer_json(*optimizer);
   for (const auto& [name, parameter] : model.parameters()) {
@@ -94,7 +110,7 @@ void save(const Model& model, const std::string& path, const Optimizer* optimize
   write_safetensors("save", path, content);
 }
 
-Model load(const std::string& path) {
+Model load(const std::string& path, Metadata* metadata_out) {
   const SafeTensors content = read_model_file(path);
   const std::string& structure = metadata(content, path, "structure", "its metadata lack \"structure\"");
   // A structure may ask for what the file holds, and a little more, so that a tensor it lacks is named below.
@@ -107,6 +123,12 @@ Model load(const std::string& path) {
   check_parameters(parameters, content, path);
   for (const auto& [name, parameter] : parameters) {
     std::memcpy(parameter->data.data(), content.tensors.at(name).data(), parameter->data.bytes());
+  }
+  if (metadata_out != nullptr) {
+    metadata_out->clear();
+    for (const auto& entry : content.metadata) {
+      if (!is_reserved(entry.first)) metadata_out->insert(entry);
+    }
   }
   return Model(layer);
 }
