@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The C++ and the Python tests with AddressSanitizer and UndefinedBehaviorSanitizer.
+# The C++ and the Python tests with AddressSanitizer and UndefinedBehaviorSanitizer; those of threads with ThreadSanitizer.
 #
 #   tests/sanitizers.sh [PYTHON [PYTEST_ARGUMENT...]]
 #
@@ -18,6 +18,14 @@ cmake --build $build
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
 ctest --test-dir $build --output-on-failure
+
+cmake -S . -B $build-thread -G Ninja -DDEEPNET_SANITIZE=thread -DDEEPNET_OPENMP=OFF -DDEEPNET_BUILD_EXAMPLES=OFF \
+  -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1
+cmake --build $build-thread --target parallel_test model_test
+# Its shadow memory has no room for the random addresses of newer kernels.
+for name in parallel_test model_test; do
+  setarch --addr-no-randomize "$(find $build-thread -type f -name $name)"
+done
 
 # A package of the Python sources and the instrumented module, in front of the installed one.
 rm -rf $build/python

@@ -1,5 +1,6 @@
 #include "parallel.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -11,6 +12,8 @@
 
 #include <deepnet/error.hpp>
 #include <deepnet/runtime.hpp>
+
+#include "thread_pool.hpp"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -31,7 +34,7 @@
 namespace deepnet {
 namespace {
 
-// After fork() only the forking thread lives on, and libgomp waits for its dead workers forever.
+// After fork() only the forking thread lives on: the pool has lost its threads.
 std::atomic<bool> in_forked_child{false};
 
 int cores_of_affinity() {
@@ -85,6 +88,7 @@ std::atomic<int>& global_threads() {
 }
 
 thread_local int threads_here = 0;  // 0: the global number
+thread_local bool inside_piece = false;
 
 void check_threads(const char* function, int n) {
   if (n < 1) {
@@ -112,13 +116,11 @@ ThreadScope::ThreadScope(int n) : previous_(threads_here) {
 ThreadScope::~ThreadScope() { threads_here = previous_; }
 
 int threads_for_this_call() {
-  if (in_forked_child) return 1;
+  if (in_forked_child || inside_piece) return 1;
 #if defined(_OPENMP)
-  if (omp_in_parallel()) return 1;
-  return get_num_threads();
-#else
-  return 1;
+  if (omp_in_parallel()) return 1;  // the host's region has its threads already
 #endif
+  return get_num_threads();
 }
 
 FlushDenormals::FlushDenormals() {
@@ -147,29 +149,32 @@ FlushDenormals::~FlushDenormals() {
 namespace detail {
 
 void run_pieces(Index pieces, void (*piece)(void*, Index), void* context) {
-  int threads = threads_for_this_call();
-  if (threads > pieces) threads = static_cast<int>(pieces);
-  if (threads <= 1) {
-    for (Index i = 0; i < pieces; ++i) piece(context, i);
-    return;
-  }
-#if defined(_OPENMP)
-  std::exception_ptr error;
-  std::mutex error_mutex;
-  // Dynamic: neighbours on a shared machine make equal pieces take unequal time. Which thread takes a piece
-  // changes no bit of the result.
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (Index i = 0; i < pieces; ++i) {
+  const int threads = static_cast<int>(std::min<Index>(threads_for_this_call(), pieces));
+  struct Work {
+    void (*piece)(void*, Index);
+    void* context;
+    std::mutex mutex;
+    std::exception_ptr error;
+  } work = {piece, context, {}, nullptr};
+  const auto run_piece = [](void* w, Index i) {
+    Work& work = *static_cast<Work*>(w);
+    inside_piece = true;
     try {
-      FlushDenormals flush;
-      piece(context, i);
+      work.piece(work.context, i);
     } catch (...) {
-      std::lock_guard<std::mutex> lock(error_mutex);
-      if (!error) error = std::current_exception();
+      const std::lock_guard<std::mutex> lock(work.mutex);
+      if (!work.error) work.error = std::current_exception();
+    }
+    inside_piece = false;
+  };
+  if (threads > 1) {
+    const FlushDenormals flush;  // as the pool's threads do
+    if (ThreadPool::instance().run(pieces, threads - 1, run_piece, &work)) {
+      if (work.error) std::rethrow_exception(work.error);
+      return;
     }
   }
-  if (error) std::rethrow_exception(error);
-#endif
+  for (Index i = 0; i < pieces; ++i) piece(context, i);
 }
 
 }  // namespace detail

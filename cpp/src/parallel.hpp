@@ -1,4 +1,4 @@
-// Threads. parallel_for is the only way work is spread; OpenMP appears in parallel.cpp alone.
+// Threads. parallel_for is the only way work is spread; the threads themselves are in thread_pool.cpp.
 //
 // Work is cut into pieces by its shape, never by the number of threads, and pieces share nothing that is
 // written: the same bits come out for any number of threads. Every thread flushes denormals while it works.

@@ -7,14 +7,23 @@ void bind_image(py::module_& m) {
   m.def(
       "gaussian_kernel", [](Index size, double sigma) { return as_array(image::gaussian_kernel(size, sigma)); },
       py::arg("size") = 7, py::arg("sigma") = 0.84089642, R"doc(
-A size x size kernel exp(-(x^2 + y^2) / (2 sigma^2)), normalised to sum 1.
+The smoothing kernel exp(-(x^2 + y^2) / (2 sigma^2)), normalised to sum 1: float32 of shape (size, size).
 
 Parameters
 ----------
 size : int
-    Odd, >= 1.
+    In pixels; odd, so that there is a centre, x = y = 0.
 sigma : float
     Standard deviation in pixels, > 0.
+
+Raises
+------
+ValueError
+    size is even or below 1, or sigma is not finite and > 0.
+
+References
+----------
+Marr and Hildreth 1980, "Theory of edge detection".
 
 Examples
 --------
@@ -38,14 +47,35 @@ Examples
         return as_array(out);
       },
       py::arg("array"), py::arg("kernel"), py::arg("padding") = "same", R"doc(
-Slide a kernel, as printed (no flip), over every (H, W) plane of an array.
+Slide a kernel, as printed (no flip), over every (H, W) plane of an array:
+
+    y[p,q] = sum_{r,s} kernel[r,s] array[p + r - a, q + s - b]
 
 Parameters
 ----------
 array : array (..., H, W)
+    Converted to float32.
 kernel : array (R, S)
+    Converted to float32.
 padding : "same" or "valid"
-    Zeros outside and an output as large as the input, or only where the kernel fits.
+    "same": zeros outside and an output as large as the input, a = (R - 1) // 2, b = (S - 1) // 2. "valid": only where
+    the kernel fits, a = b = 0.
+
+Returns
+-------
+ndarray
+    float32 of shape (..., H, W) or (..., H - R + 1, W - S + 1).
+
+Raises
+------
+ShapeError
+    An array of fewer than two axes, a kernel of other than two, or one that is larger than the array with "valid".
+ValueError
+    Another padding.
+
+References
+----------
+Goodfellow, Bengio and Courville 2016, "Deep learning", eq. 9.6.
 
 Examples
 --------
@@ -66,9 +96,29 @@ array([[2., 2., 2.]], dtype=float32)
         return py::make_tuple(as_array(out.first), as_array(out.second));
       },
       py::arg("array"), R"doc(
-Magnitude sqrt(Gx^2 + Gy^2) and angle arctan2(Gy, Gx), in radians, of the Sobel gradients of a (..., H, W) array.
+Magnitude sqrt(Gx^2 + Gy^2) and angle arctan2(Gy, Gx), in radians, of the Sobel gradients of every (H, W) plane.
 
-Gx = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], slid as printed; Gy is its transpose. Edges repeat outwards.
+Gx = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], slid as printed; Gy is its transpose, so rows count downwards. Edges repeat
+outwards. A slope of 1 a pixel has magnitude 8.
+
+Parameters
+----------
+array : array (..., H, W)
+    Converted to float32.
+
+Returns
+-------
+tuple
+    Two float32 arrays of the array's shape.
+
+Raises
+------
+ShapeError
+    The array has fewer than two axes.
+
+References
+----------
+Sobel and Feldman 1968, "A 3x3 isotropic gradient operator for image processing".
 
 Examples
 --------
@@ -88,9 +138,28 @@ Examples
       },
       py::arg("x"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0, py::arg("dilation") = 1,
       R"doc(
-The receptive fields of a convolution as columns: (N, C, H, W) -> (N, C R S, P Q).
+The receptive fields of a convolution as columns: (N, C, H, W) -> (N, C R S, P Q), float32.
 
-A convolution is then the matrix product ``weight.reshape(K, -1) @ columns``.
+columns[n, (c,r,s), (p,q)] = x[n, c, p stride + r dilation - padding, q stride + s dilation - padding], zeros outside. A
+convolution is then the matrix product ``weight.reshape(K, -1) @ columns``.
+
+Parameters
+----------
+x : array (N, C, H, W)
+    Converted to float32.
+kernel_size, stride, padding, dilation : int or (int, int)
+    As those of `deepnet.nn.Conv2d`.
+
+Raises
+------
+ShapeError
+    x has not four axes, or the kernel is larger than the padded input.
+ValueError
+    A size out of range.
+
+References
+----------
+Chellapilla, Puri and Simard 2006, "High performance convolutional neural networks for document processing".
 
 Examples
 --------
@@ -113,9 +182,38 @@ array([[0., 1., 3., 4.],
       },
       py::arg("columns"), py::arg("output_size"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0,
       py::arg("dilation") = 1, R"doc(
-The adjoint of `im2col`: adds every column back to the cells it came from, (N, C R S, P Q) -> (N, C, H, W).
+The adjoint of `im2col`: adds every column back to the cells it came from, (N, C R S, P Q) -> (N, C, H, W), float32.
 
 It is the step from dE/dColumns to dE/dx: overlapping cells add up.
+
+Parameters
+----------
+columns : array (N, C R S, P Q)
+    Converted to float32.
+output_size : int or (int, int)
+    (H, W).
+kernel_size, stride, padding, dilation : int or (int, int)
+    As those of `im2col`.
+
+Raises
+------
+ShapeError
+    The columns are not those of images of that size.
+ValueError
+    A size out of range.
+
+References
+----------
+Chellapilla, Puri and Simard 2006, "High performance convolutional neural networks for document processing".
+
+Examples
+--------
+>>> import numpy as np
+>>> import deepnet as dn
+>>> dn.image.col2im(np.ones((1, 4, 4)), 3, 2)
+array([[[[1., 2., 1.],
+         [2., 4., 2.],
+         [1., 2., 1.]]]], dtype=float32)
 )doc");
 }
 

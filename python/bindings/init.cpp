@@ -1,14 +1,14 @@
-// init.hpp: initial weights.
+// init.hpp: initial weights; deepnet.nn.init wraps and documents them.
 #include "bindings.hpp"
 
 namespace deepnet::python {
 
 void bind_init(py::module_& m) {
-  m.def("init_kaiming_normal", &init::kaiming_normal, py::arg("layer"));
-  m.def("init_kaiming_uniform", &init::kaiming_uniform, py::arg("layer"));
-  m.def("init_xavier_normal", &init::xavier_normal, py::arg("layer"));
-  m.def("init_xavier_uniform", &init::xavier_uniform, py::arg("layer"));
-  m.def("init_orthogonal", &init::orthogonal, py::arg("layer"));
+  m.def("init_kaiming_normal", &init::kaiming_normal, py::arg("layer"), "See deepnet.nn.init.kaiming_normal.");
+  m.def("init_kaiming_uniform", &init::kaiming_uniform, py::arg("layer"), "See deepnet.nn.init.kaiming_uniform.");
+  m.def("init_xavier_normal", &init::xavier_normal, py::arg("layer"), "See deepnet.nn.init.xavier_normal.");
+  m.def("init_xavier_uniform", &init::xavier_uniform, py::arg("layer"), "See deepnet.nn.init.xavier_uniform.");
+  m.def("init_orthogonal", &init::orthogonal, py::arg("layer"), "See deepnet.nn.init.orthogonal.");
 }
 
 }  // namespace deepnet::python

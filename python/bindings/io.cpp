@@ -1,4 +1,4 @@
-// io.hpp
+// io.hpp: model files; Layer.save, deepnet.load and deepnet.load_optimizer_state wrap and document these.
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
@@ -11,7 +11,8 @@ void bind_io(py::module_& m) {
       [](const LayerPtr& net, const std::string& path, const Optimizer* optimizer, const Metadata& metadata) {
         save(Model(net), path, optimizer, metadata);
       },
-      py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr, py::arg("metadata") = Metadata());
+      py::arg("net"), py::arg("path"), py::arg("optimizer") = nullptr, py::arg("metadata") = Metadata(),
+      "See deepnet.nn.Layer.save.");
   m.def(
       "load",
       [](const std::string& path) {
@@ -23,14 +24,16 @@ void bind_io(py::module_& m) {
         }
         return std::make_pair(net, metadata);
       },
-      py::arg("path"));
+      py::arg("path"), "See deepnet.load.");
   m.def(
       "load_optimizer_state",
       [](const LayerPtr& net, Optimizer& optimizer, const std::string& path) {
         load_optimizer_state(Model(net), optimizer, path);
       },
-      py::arg("net"), py::arg("optimizer"), py::arg("path"));
-  m.def("structure_json", [](const Layer& net) { return structure_json(net); }, py::arg("net"));
+      py::arg("net"), py::arg("optimizer"), py::arg("path"), "See deepnet.load_optimizer_state.");
+  m.def(
+      "structure_json", [](const Layer& net) { return structure_json(net); }, py::arg("net"),
+      "The structure as JSON text: {\"kind\": ..., \"config\": {...}, \"layers\": [...]}.");
 }
 
 }  // namespace deepnet::python

@@ -111,7 +111,12 @@ A trained array and dE/d(array), both as views of the native memory.
 Parameters
 ----------
 data : array
-    Initial values; copied, as float32.
+    Initial values, of any shape; copied, as float32.
+
+Raises
+------
+TypeError
+    data is of complex numbers or objects.
 
 Examples
 --------
@@ -127,13 +132,15 @@ Examples
       .def_property(
           "data", [](Parameter& p) { return as_array(p.data); },
           [](Parameter& p, py::handle value) { assign(p.data, value, "Parameter.data"); },
-          "The values: a writable float32 view, no copy.")
+          "The values: a writable float32 view, no copy. Assigning an array of its shape copies the elements.")
       .def_property(
           "grad", [](Parameter& p) { return as_array(p.grad()); },
           [](Parameter& p, py::handle value) { assign(p.grad(), value, "Parameter.grad"); },
-          "The gradient that backward adds to: a writable float32 view, no copy.")
-      .def_property_readonly("shape", [](const Parameter& p) { return as_tuple(p.data.shape()); })
-      .def_property_readonly("size", [](const Parameter& p) { return p.data.size(); })
+          "dE/d(data), to which backward adds: a writable float32 view, no copy; zeros at first.")
+      .def_property_readonly(
+          "shape", [](const Parameter& p) { return as_tuple(p.data.shape()); }, "Sizes along the axes, a tuple.")
+      .def_property_readonly(
+          "size", [](const Parameter& p) { return p.data.size(); }, "Number of elements.")
       .def("__repr__", [](const Parameter& p) { return "Parameter(shape=" + p.data.shape().str() + ")"; });
 }
 
@@ -147,6 +154,12 @@ Base of all layers: given its input it makes its output, given dE/dOutput it mak
 Subclass it to write a layer in Python: ``forward(self, x)`` and ``backward(self, dy)`` on float32 arrays; attributes
 of type `Parameter` are its parameters, to whose ``grad`` backward adds. Such a layer works alone, in `Sequential` and
 in training. The arrays it is given are views of the network's memory, valid until its backward: copy what must last.
+Called alone it may have several inputs, ``forward(self, a, b)``; its backward then returns a tuple. With an attribute
+``state_size`` it is a cell, one step of a recurrent layer: see `Recurrent`.
+
+References
+----------
+LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition", sec. IV-A.
 
 Examples
 --------
@@ -161,14 +174,19 @@ Examples
 >>> net = nn.Sequential(nn.Linear(3, 4), Square(), nn.Linear(4, 2))
 >>> net(np.ones((5, 3))).shape
 (5, 2)
+>>> square = Square()
+>>> square(np.array([[1.0, 2.0]]))
+array([[1., 4.]], dtype=float32)
+>>> square.backward(np.ones((1, 2), np.float32))
+array([[2., 4.]], dtype=float32)
 )doc")
       .def(py::init<>())
       .def("__call__", &call, py::kw_only(), py::arg("state") = py::none(), py::arg("lengths") = py::none(),
            py::arg("mask") = py::none(), R"doc(
 Forward: the layer's output for the given input(s), a new float32 array.
 
-A float32, C-contiguous input is borrowed, not copied: do not change it before the last `backward`.
-Raises ShapeError or TypeError where the input does not fit.
+A float32, C-contiguous input is borrowed, not copied: do not change it before the last `backward`. Other real types are
+converted to float32. The class tells the shapes.
 
 Parameters
 ----------
@@ -178,13 +196,40 @@ lengths : N integers in 1 to T
     How many steps of each of the N sequences (N, T, ...) there are; the rest is padding.
 mask : array (N, T)
     The same as 0 (or False) at steps of padding, else 1. Recurrent layers obey it, others ignore it.
+
+Raises
+------
+ShapeError
+    An input's shape does not fit the layer.
+TypeError
+    An input is of complex numbers or objects.
 )doc")
       .def("backward", &backward, py::arg("dy"), R"doc(
 dE/dInput for dE/dOutput of the last forward; adds dE/dW to every parameter's ``grad``.
 
 May be called any number of times after a forward. Returns a tuple where the layer has several inputs or was given a
 state.
-Raises RuntimeError before any forward, ShapeError where dy has not the output's shape.
+
+Parameters
+----------
+dy : array
+    dE/dOutput, of the output's shape.
+
+Raises
+------
+RuntimeError
+    No forward came before.
+ShapeError
+    dy has not the output's shape.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> layer = nn.Tanh()
+>>> y = layer(np.zeros((1, 2)))
+>>> layer.backward(np.ones_like(y))
+array([[1., 1.]], dtype=float32)
 )doc")
       .def(
           "parameters",
@@ -193,30 +238,108 @@ Raises RuntimeError before any forward, ShapeError where dy has not the output's
             for (const auto& [name, parameter] : layer.parameters()) parameters[py::str(name)] = parameter;
             return parameters;
           },
-          "The trained arrays by name: {\"weight\": Parameter, ...}.")
-      .def("zero_grad", &Layer::zero_grad, "Set all gradients to 0.")
+          R"doc(
+The trained arrays by name, as PyTorch names them: {"weight": Parameter, ...}.
+
+Examples
+--------
+>>> from deepnet import nn
+>>> nn.Linear(3, 2).parameters()
+{'weight': Parameter(shape=(2, 3)), 'bias': Parameter(shape=(2,))}
+)doc")
+      .def("zero_grad", &Layer::zero_grad, R"doc(
+Set the gradients of all parameters to 0.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> layer = nn.Linear(1, 1)
+>>> y, dx = layer(np.ones((1, 1))), layer.backward(np.ones((1, 1)))
+>>> layer.zero_grad()
+>>> layer.weight.grad
+array([[0.]], dtype=float32)
+)doc")
       .def(
           "train",
           [](py::object self, bool mode) {
             self.cast<Layer&>().train(mode);
             return self;
           },
-          py::arg("mode") = true, "Training mode (dropout drops), for children too. Returns the layer.")
+          py::arg("mode") = true, R"doc(
+Set training mode (dropout drops), for children too. Returns the layer.
+
+Parameters
+----------
+mode : bool
+    False sets evaluation mode, as `eval`.
+
+Examples
+--------
+>>> from deepnet import nn
+>>> nn.Dropout().train().training
+True
+)doc")
       .def(
           "eval",
           [](py::object self) {
             self.cast<Layer&>().eval();
             return self;
           },
-          "Evaluation mode, for children too. Returns the layer.")
-      .def_property_readonly("training", &Layer::training, "Whether the layer is in training mode.")
-      .def("state_dict", &state_dict, "Copies of all parameters by name; PyTorch's names and layouts.")
-      .def("load_state_dict", &load_state_dict, py::arg("state"), R"doc(
-Set all parameters from a dict of arrays. Names and shapes must match exactly: ValueError or ShapeError, and
-nothing changed, where they do not.
+          R"doc(
+Set evaluation mode (dropout passes), for children too. Returns the layer.
+
+Examples
+--------
+>>> from deepnet import nn
+>>> nn.Dropout().eval().training
+False
 )doc")
-      .def_property_readonly("kind", &Layer::kind, "The layer's class name.")
-      .def("children", &Layer::children, "The layers inside, in order.")
+      .def_property_readonly("training", &Layer::training,
+                             "Whether the layer is in training mode, a bool; True at first.")
+      .def("state_dict", &state_dict, R"doc(
+Copies of all parameters by name, a dict of float32 arrays; PyTorch's names and layouts.
+
+Examples
+--------
+>>> from deepnet import nn
+>>> {name: array.shape for name, array in nn.Linear(3, 2).state_dict().items()}
+{'weight': (2, 3), 'bias': (2,)}
+)doc")
+      .def("load_state_dict", &load_state_dict, py::arg("state"), R"doc(
+Set all parameters from a dict of arrays.
+
+Parameters
+----------
+state : dict
+    An array for each name of `parameters`, and no other.
+
+Raises
+------
+ValueError
+    A name is missing or unexpected.
+ShapeError
+    An array has not its parameter's shape. After either, no parameter has changed.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> layer = nn.Linear(2, 1)
+>>> layer.load_state_dict({"weight": np.array([[1, 2]]), "bias": np.array([3])})
+>>> layer(np.array([[1, 1]]))
+array([[6.]], dtype=float32)
+)doc")
+      .def_property_readonly("kind", &Layer::kind, "The layer's class name, which opens its error messages.")
+      .def("children", &Layer::children, R"doc(
+The layers inside, a list in order; empty for a layer that has none.
+
+Examples
+--------
+>>> from deepnet import nn
+>>> nn.Sequential(nn.ReLU(), nn.Tanh()).children()
+[ReLU(), Tanh()]
+)doc")
       .def("__repr__", [](const Layer& layer) { return repr(layer); })
       .def("reset_state", &Layer::reset_state, "Forget the state that recurrent layers carry from call to call.")
       .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("lengths") = py::none(),

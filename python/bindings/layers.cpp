@@ -1,4 +1,4 @@
-// layers.hpp: every layer, a line or two of binding behind its docstring.
+// layers.hpp: layers with weights, windows or children, a line or two of binding behind each docstring.
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
@@ -7,11 +7,6 @@ namespace deepnet::python {
 namespace {
 
 py::tuple pair(Size2 s) { return py::make_tuple(s.h, s.w); }
-
-template <class L>
-py::class_<L, Layer, py::smart_holder> bind(py::module_& m, const char* name, const char* doc) {
-  return py::class_<L, Layer, py::smart_holder>(m, name, doc);
-}
 
 std::shared_ptr<Conv2d> make_conv2d(Index in_channels, Index out_channels, py::handle kernel_size, py::handle stride,
                                     py::handle padding, py::handle dilation, Index groups, bool bias) {
@@ -35,7 +30,7 @@ py::object padding_of(const Conv2d& layer) {
 }
 
 void bind_conv2d(py::module_& m) {
-  bind<Conv2d>(m, "Conv2d", R"doc(
+  bind_layer_class<Conv2d>(m, "Conv2d", R"doc(
 Each image slid over by K learned kernels with shared weights (cross-correlation, the kernel as printed):
 
     y[n,k,p,q] = b[k] + sum_{c,r,s} W[k,c,r,s] x[n, c, p stride + r dilation - padding, q stride + s dilation - padding]
@@ -54,11 +49,13 @@ padding : int, (int, int), "same" or "valid"
 groups : int
     Cuts channels and filters into groups that do not see each other.
 bias : bool
+    Whether b is there.
 
 Raises
 ------
 ValueError
-    A size, stride, dilation or groups < 1, or groups that do not divide the channels.
+    A size, stride, dilation or groups < 1, a padding < 0, groups that do not divide the channels, or "same" with a
+    stride > 1.
 ShapeError
     At the call: not (N, C, H, W), or a kernel larger than the padded input.
 
@@ -73,19 +70,32 @@ Examples
 >>> from deepnet import nn
 >>> nn.Conv2d(1, 1, 3, stride=2, padding=2)(np.zeros((1, 1, 9, 9))).shape
 (1, 1, 6, 6)
+>>> layer = nn.Conv2d(1, 1, 2, bias=False)
+>>> layer.weight.data[...] = [[1, 2], [3, 4]]
+>>> layer(np.ones((1, 1, 2, 2)))
+array([[[[10.]]]], dtype=float32)
+>>> layer.backward(np.ones((1, 1, 1, 1)))
+array([[[[1., 2.],
+         [3., 4.]]]], dtype=float32)
 )doc")
       .def(py::init(&make_conv2d), py::arg("in_channels"), py::arg("out_channels"), py::arg("kernel_size"),
            py::arg("stride") = 1, py::arg("padding") = 0, py::arg("dilation") = 1, py::arg("groups") = 1,
            py::arg("bias") = true)
-      .def_readonly("in_channels", &Conv2d::in_channels)
-      .def_readonly("out_channels", &Conv2d::out_channels)
-      .def_property_readonly("kernel_size", [](const Conv2d& l) { return pair(l.kernel_size); })
-      .def_property_readonly("stride", [](const Conv2d& l) { return pair(l.options.stride); })
-      .def_property_readonly("padding", &padding_of)
-      .def_property_readonly("dilation", [](const Conv2d& l) { return pair(l.options.dilation); })
-      .def_property_readonly("groups", [](const Conv2d& l) { return l.options.groups; })
-      .def_readonly("weight", &Conv2d::weight)
-      .def_readonly("bias", &Conv2d::bias);
+      .def_readonly("in_channels", &Conv2d::in_channels, "C, an int.")
+      .def_readonly("out_channels", &Conv2d::out_channels, "K, an int.")
+      .def_property_readonly(
+          "kernel_size", [](const Conv2d& l) { return pair(l.kernel_size); }, "Height and width of the kernel, (R, S).")
+      .def_property_readonly(
+          "stride", [](const Conv2d& l) { return pair(l.options.stride); }, "Vertical and horizontal step, in pixels.")
+      .def_property_readonly("padding", &padding_of,
+                             "Zeros around the image, (vertical, horizontal), or \"same\" or \"valid\".")
+      .def_property_readonly(
+          "dilation", [](const Conv2d& l) { return pair(l.options.dilation); },
+          "Vertical and horizontal distance of the kernel's cells, in pixels.")
+      .def_property_readonly(
+          "groups", [](const Conv2d& l) { return l.options.groups; }, "Number of groups, an int.")
+      .def_readonly("weight", &Conv2d::weight, "`Parameter` of shape (K, C/groups, R, S).")
+      .def_readonly("bias", &Conv2d::bias, "`Parameter` of shape (K,), or None.");
 }
 
 py::array_t<std::int64_t> max_pool_indices(MaxPool2d& layer) {
@@ -112,21 +122,45 @@ std::shared_ptr<P> make_pool(const char* kind, py::handle kernel_size, py::handl
 }
 
 void bind_pools(py::module_& m) {
-  py::class_<Pool2d, Layer, py::smart_holder>(m, "Pool2d", "Base of the poolings.")
-      .def_property_readonly("kernel_size", [](const Pool2d& l) { return pair(l.kernel_size); })
-      .def_property_readonly("stride", [](const Pool2d& l) { return pair(l.stride); })
-      .def_property_readonly("padding", [](const Pool2d& l) { return pair(l.padding); });
+  py::class_<Pool2d, Layer, py::smart_holder>(m, "Pool2d", R"doc(
+Base of `MaxPool2d` and `AvgPool2d`: a window that slides over each (H, W) plane by itself. Not to be made directly.
+
+Examples
+--------
+>>> from deepnet import nn
+>>> pool = nn.MaxPool2d(3, stride=2, padding=1)
+>>> pool.kernel_size, pool.stride, pool.padding
+((3, 3), (2, 2), (1, 1))
+)doc")
+      .def_property_readonly(
+          "kernel_size", [](const Pool2d& l) { return pair(l.kernel_size); }, "Height and width of the window, (R, S).")
+      .def_property_readonly(
+          "stride", [](const Pool2d& l) { return pair(l.stride); }, "Vertical and horizontal step, in pixels.")
+      .def_property_readonly(
+          "padding", [](const Pool2d& l) { return pair(l.padding); },
+          "Pixels around the image, (vertical, horizontal).");
 
   py::class_<MaxPool2d, Pool2d, py::smart_holder>(m, "MaxPool2d", R"doc(
-The maximum of each window: (N, C, H, W) -> (N, C, P, Q), P = (H + 2 padding - kernel_size) // stride + 1.
+The maximum of each window: y[n,c,p,q] = max_{r,s} x[n, c, p stride + r - padding, q stride + s - padding].
 
-Backward sends the error to the one winning cell, the first maximum in row-major order. A NaN in the window wins;
-padding never does.
+(N, C, H, W) -> (N, C, P, Q), P = (H + 2 padding - R) // stride + 1, float32. Backward sends the error to the one
+winning cell, the first maximum in row-major order. A NaN in the window wins; padding never does.
 
 Parameters
 ----------
 kernel_size, stride, padding : int or (int, int)
-    The stride is the kernel's size where it is None; padding is at most half of the kernel.
+    Of the window (R, S). The stride is the window's size where it is None; padding is at most half of the window.
+
+Raises
+------
+ValueError
+    kernel_size or stride < 1, padding < 0 or above half of the window.
+ShapeError
+    At the call: not (N, C, H, W), or a window larger than the padded input.
+
+References
+----------
+Riesenhuber and Poggio 1999, "Hierarchical models of object recognition in cortex".
 
 Examples
 --------
@@ -146,65 +180,70 @@ array([[[[0., 0.],
            }),
            py::arg("kernel_size"), py::arg("stride") = py::none(), py::arg("padding") = 0)
       .def_property_readonly("indices", &max_pool_indices,
-                             "After a forward: each maximum's flat H*W position, int64 of the output's shape.");
+                             R"doc(
+Each maximum's flat position in its (H, W) plane, int64 of the output's shape; RuntimeError before a forward.
+)doc");
 
   py::class_<AvgPool2d, Pool2d, py::smart_holder>(m, "AvgPool2d", R"doc(
-The mean of each window, padding counting as zeros: (N, C, H, W) -> (N, C, P, Q) as `MaxPool2d`.
+The mean of each window: y[n,c,p,q] = sum_{r,s} x[n, c, p stride + r - padding, q stride + s - padding] / (R S).
+
+(N, C, H, W) -> (N, C, P, Q), P = (H + 2 padding - R) // stride + 1, float32; padding counts as zeros. Backward hands
+every cell of a window dE/dy / (R S).
+
+Parameters
+----------
+kernel_size, stride, padding : int or (int, int)
+    As those of `MaxPool2d`.
+
+Raises
+------
+ValueError
+    kernel_size or stride < 1, padding < 0 or above half of the window.
+ShapeError
+    At the call: not (N, C, H, W), or a window larger than the padded input.
+
+References
+----------
+LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition", sec. II-A.
 
 Examples
 --------
 >>> import numpy as np
 >>> from deepnet import nn
->>> nn.AvgPool2d(2)(np.array([[[[1.0, 2.0], [3.0, 4.0]]]]))
+>>> pool = nn.AvgPool2d(2)
+>>> pool(np.array([[[[1.0, 2.0], [3.0, 4.0]]]]))
 array([[[[2.5]]]], dtype=float32)
+>>> pool.backward(np.ones((1, 1, 1, 1)))
+array([[[[0.25, 0.25],
+         [0.25, 0.25]]]], dtype=float32)
 )doc")
       .def(py::init([](py::handle kernel_size, py::handle stride, py::handle padding) {
              return make_pool<AvgPool2d>("AvgPool2d", kernel_size, stride, padding);
            }),
            py::arg("kernel_size"), py::arg("stride") = py::none(), py::arg("padding") = 0);
 
-  bind<GlobalAvgPool2d>(m, "GlobalAvgPool2d", "The mean over H and W: (N, C, H, W) -> (N, C).").def(py::init<>());
-}
+  bind_layer_class<GlobalAvgPool2d>(m, "GlobalAvgPool2d", R"doc(
+The mean of each plane: y[n,c] = sum_{h,w} x[n,c,h,w] / (H W), (N, C, H, W) -> (N, C), float32.
 
-// A constructor argument that the layer keeps in its config alone.
-auto argument(const char* name) {
-  return [name](const Layer& layer) { return py::cast(layer.config().at(name)); };
-}
+Backward spreads dE/dy / (H W) over the plane. Raises ShapeError at the call where the input is not (N, C, H, W) with
+at least one pixel.
 
-void bind_activations(py::module_& m) {
-  bind<ReLU>(m, "ReLU", "max(0, x), element by element; its derivative at 0 is 0. NaN stays NaN.").def(py::init<>());
-  bind<Sigmoid>(m, "Sigmoid", "1 / (1 + exp(-x)), element by element; dE/dx = y (1 - y) dE/dy.").def(py::init<>());
-  bind<Tanh>(m, "Tanh", "tanh(x), element by element; dE/dx = (1 - y^2) dE/dy.").def(py::init<>());
-  bind<Softplus>(m, "Softplus", "log(1 + exp(beta x)) / beta, the smooth rectifier; dE/dx = sigmoid(beta x) dE/dy.")
-      .def(py::init<double>(), py::arg("beta") = 1.0)
-      .def_property_readonly("beta", argument("beta"));
-  bind<LeakyReLU>(m, "LeakyReLU", "x where x > 0, else negative_slope x.")
-      .def(py::init<double>(), py::arg("negative_slope") = 0.01)
-      .def_property_readonly("negative_slope", argument("negative_slope"));
-  bind<ELU>(m, "ELU", "x where x > 0, else alpha (exp(x) - 1) (Clevert et al. 2016, eq. 16).")
-      .def(py::init<double>(), py::arg("alpha") = 1.0)
-      .def_property_readonly("alpha", argument("alpha"));
-  bind<GELU>(m, "GELU", "x Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016, eq. 1).")
-      .def(py::init<>());
-  bind<SiLU>(m, "SiLU", "x sigmoid(x) (Elfwing et al. 2018).").def(py::init<>());
-  bind<Softmax>(m, "Softmax", R"doc(
-The joint nonlinearity y_i = exp(x_i) / sum_j exp(x_j) along one axis; any shape.
-
-Backward is the whole Jacobian product, dE/dx_i = y_i (dE/dy_i - sum_j y_j dE/dy_j) (Bridle 1990).
+References
+----------
+Lin, Chen and Yan 2014, "Network in network", sec. 3.2.
 
 Examples
 --------
 >>> import numpy as np
 >>> from deepnet import nn
->>> nn.Softmax()(np.zeros((1, 4)))
-array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
+>>> layer = nn.GlobalAvgPool2d()
+>>> layer(np.array([[[[1.0, 2.0], [3.0, 4.0]]]]))
+array([[2.5]], dtype=float32)
+>>> layer.backward(np.ones((1, 1)))
+array([[[[0.25, 0.25],
+         [0.25, 0.25]]]], dtype=float32)
 )doc")
-      .def(py::init<int>(), py::arg("axis") = -1)
-      .def_readonly("axis", &Softmax::axis);
-  bind<LogSoftmax>(m, "LogSoftmax",
-                   "y_i = x_i - log sum_j exp(x_j) along one axis; the logarithm of `Softmax`, stable.")
-      .def(py::init<int>(), py::arg("axis") = -1)
-      .def_readonly("axis", &LogSoftmax::axis);
+      .def(py::init<>());
 }
 
 py::array step(Sequential& net, py::handle x) {
@@ -219,8 +258,21 @@ py::array step(Sequential& net, py::handle x) {
 }
 
 void bind_sequential(py::module_& m) {
-  bind<Sequential>(m, "Sequential", R"doc(
-Layers one after the other; itself a layer. Parameters are named "0.weight", "0.bias", ...
+  bind_layer_class<Sequential>(m, "Sequential", R"doc(
+Layers one after the other, y = f_n(... f_2(f_1(x))); itself a layer. Parameters are named "0.weight", "0.bias", ...
+
+Backward is the chain rule: each layer's dE/dx is the dE/dy of the one before it. The network is planned once per input
+shape: its activations share one block of memory, and element-wise layers run inside the layer before them.
+
+Parameters
+----------
+layers : Layer
+    In the order of forward; shapes are checked at the call.
+
+Raises
+------
+TypeError
+    An argument is no layer.
 
 Examples
 --------
@@ -231,6 +283,8 @@ Examples
 (8, 3)
 >>> list(net.parameters())
 ['0.weight', '0.bias', '2.weight', '2.bias']
+>>> net[1], len(net)
+(ReLU(), 3)
 )doc")
       .def(py::init([](const py::args& layers) {
         std::vector<LayerPtr> list;
@@ -262,35 +316,104 @@ backwards, ShapeError where N is not that of the states.
 }  // namespace
 
 void bind_layers(py::module_& m) {
-  bind<Linear>(m, "Linear", R"doc(
+  bind_layer_class<Linear>(m, "Linear", R"doc(
 Fully connected: y = x W^T + b over the last axis, (..., in_features) -> (..., out_features), float32.
 
 Backward: dE/dx = dE/dy W, dE/dW = dE/dy^T x, dE/db = sum_n dE/dy. ``weight`` is (out_features, in_features), ``bias``
 (out_features,); both start uniform in +-1/sqrt(in_features), as PyTorch's.
 
+Parameters
+----------
+in_features, out_features : int
+    Length of the last axis of x and of y.
+bias : bool
+    Whether b is there.
+
+Raises
+------
+ValueError
+    in_features or out_features < 1.
+ShapeError
+    At the call: the last axis is not in_features long.
+
+References
+----------
+Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors", eq. 1, 6 and 7.
+
 Examples
 --------
 >>> import numpy as np
 >>> from deepnet import nn
->>> nn.Linear(3, 2)(np.zeros((5, 3))).shape
-(5, 2)
+>>> layer = nn.Linear(3, 2)
+>>> layer.weight.data[...] = [[1, 0, 0], [0, 1, 1]]
+>>> layer.bias.data[...] = [0, 10]
+>>> layer(np.array([[1, 2, 3]]))
+array([[ 1., 15.]], dtype=float32)
+>>> layer.backward(np.array([[1, 2]]))
+array([[1., 2., 2.]], dtype=float32)
+>>> layer.weight.grad
+array([[1., 2., 3.],
+       [2., 4., 6.]], dtype=float32)
 )doc")
       .def(py::init<Index, Index, bool>(), py::arg("in_features"), py::arg("out_features"), py::arg("bias") = true)
-      .def_readonly("in_features", &Linear::in_features)
-      .def_readonly("out_features", &Linear::out_features)
-      .def_readonly("weight", &Linear::weight)
-      .def_readonly("bias", &Linear::bias);
+      .def_readonly("in_features", &Linear::in_features, "Length of the last axis of x, an int.")
+      .def_readonly("out_features", &Linear::out_features, "Length of the last axis of y, an int.")
+      .def_readonly("weight", &Linear::weight, "W, a `Parameter` of shape (out_features, in_features).")
+      .def_readonly("bias", &Linear::bias, "b, a `Parameter` of shape (out_features,), or None.");
   bind_conv2d(m);
   bind_pools(m);
-  bind_activations(m);
-  bind<Flatten>(m, "Flatten", "(N, ...) -> (N, product of the rest); no copy inside a network.").def(py::init<>());
-  bind<Dropout>(m, "Dropout", R"doc(
-In training y = x m / (1 - p), each m 0 with probability p, else 1; in evaluation y = x (Srivastava et al. 2014, sec. 4).
+  bind_layer_class<Flatten>(m, "Flatten", R"doc(
+Each sample as a vector: (N, ...) -> (N, product of the rest), float32, row-major order; no copy inside a network.
 
-The mask comes from a counter-based generator (Philox) that `manual_seed` starts: the same for any number of threads.
+Backward gives dE/dy the input's shape. Raises ShapeError at the call where the input has fewer than two axes.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> layer = nn.Flatten()
+>>> layer(np.zeros((2, 3, 4, 4))).shape
+(2, 48)
+>>> layer.backward(np.zeros((2, 48))).shape
+(2, 3, 4, 4)
+)doc")
+      .def(py::init<>());
+  bind_layer_class<Dropout>(m, "Dropout", R"doc(
+In training y = x m / (1 - p), each m 0 with probability p, else 1; in evaluation y = x.
+
+dE/dx = dE/dy m / (1 - p). Any shape, float32. The mask comes from a counter-based generator (Philox) that
+`deepnet.manual_seed` starts: the same for any number of threads.
+
+Parameters
+----------
+p : float
+    Probability of dropping an element, 0 <= p <= 1; with 1 all outputs are 0.
+
+Raises
+------
+ValueError
+    p is outside [0, 1].
+
+References
+----------
+Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", sec. 4;
+Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", for Philox.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> layer = nn.Dropout(0.5)
+>>> y = layer(np.ones((100, 100)))
+>>> np.unique(y)
+array([0., 2.], dtype=float32)
+>>> bool((layer.backward(np.ones((100, 100))) == y).all())
+True
+>>> layer.eval()(np.ones(3))
+array([1., 1., 1.], dtype=float32)
 )doc")
       .def(py::init<double>(), py::arg("p") = 0.5)
-      .def_readonly("p", &Dropout::p);
+      .def_readonly("p", &Dropout::p, "The probability of dropping an element, a float.");
   bind_sequential(m);
 }
 

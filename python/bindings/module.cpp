@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_runtime(m);
   bind_layer(m);
   bind_layers(m);
+  bind_activations(m);
   bind_recurrent(m);
   bind_recurrent_stack(m);
   bind_init(m);

@@ -29,7 +29,20 @@ class Threads {
 void bind_errors(py::module_& m) {
   static py::handle shape_error = py::exception<ShapeError>(m, "ShapeError", PyExc_ValueError).release();
   shape_error.attr("__module__") = "deepnet";
-  shape_error.attr("__doc__") = "Arrays whose shapes do not fit the layer or each other; a ValueError.";
+  shape_error.attr("__doc__") = R"doc(
+Arrays whose shapes do not fit the layer or each other; a ValueError. The message tells both.
+
+Examples
+--------
+>>> import numpy as np
+>>> import deepnet as dn
+>>> from deepnet import nn
+>>> try:
+...     nn.Conv2d(3, 4, 3)(np.zeros((8, 1, 28, 28)))
+... except dn.ShapeError as error:
+...     print(error)
+[Conv2d] expected input of shape (N, 3, H, W), got (8, 1, 28, 28)
+)doc";
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);
@@ -51,27 +64,76 @@ void bind_errors(py::module_& m) {
 }
 
 void bind_runtime(py::module_& m) {
-  m.def("manual_seed", &manual_seed, py::arg("seed"), R"doc(
+  m.def("manual_seed", &manual_seed, py::arg("n"), R"doc(
 Seed initial weights and dropout. The same seed and calls give the same bits.
 
 Parameters
 ----------
-seed : int
-    0 <= seed < 2**64.
+n : int
+    0 <= n < 2**64.
+
+Raises
+------
+TypeError
+    n is no such integer.
+
+References
+----------
+Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
 
 Examples
 --------
 >>> import deepnet as dn
+>>> from deepnet import nn
 >>> dn.manual_seed(0)
+>>> first = nn.Linear(3, 2).weight.data
+>>> dn.manual_seed(0)
+>>> bool((nn.Linear(3, 2).weight.data == first).all())
+True
 )doc");
   m.def("set_num_threads", &set_num_threads, py::arg("n"), R"doc(
 Set how many threads native work may use, from now on and everywhere. Results have the same bits for any number.
 
 The default is the least of CPU affinity, the control group's quota and ``OMP_NUM_THREADS``.
+
+Parameters
+----------
+n : int
+    At least 1.
+
+Raises
+------
+ValueError
+    n < 1.
+
+Examples
+--------
+>>> import deepnet as dn
+>>> dn.set_num_threads(1)
+>>> dn.get_num_threads()
+1
 )doc");
-  m.def("get_num_threads", &get_num_threads, "How many threads native work of this thread may use.");
+  m.def("get_num_threads", &get_num_threads, R"doc(
+How many threads native work of this thread may use, an int.
+
+Examples
+--------
+>>> import deepnet as dn
+>>> dn.get_num_threads() >= 1
+True
+)doc");
   py::class_<Threads>(m, "threads", R"doc(
-Context manager: native work called by this thread uses n threads.
+Context manager: inside, native work called by this thread uses n threads; afterwards as many as before.
+
+Parameters
+----------
+n : int
+    At least 1.
+
+Raises
+------
+ValueError
+    n < 1.
 
 Examples
 --------
@@ -89,10 +151,27 @@ Examples
           },
           py::return_value_policy::reference)
       .def("__exit__", [](Threads& self, const py::args&) { self.exit(); });
-  m.def("active_isa", &active_isa,
-        "The instruction set in use: \"generic\", \"avx2\", \"avx512\" or \"neon\". DEEPNET_ISA forces a lower one.");
-  m.def("available_isas", &available_isas,
-        "The instruction sets that this build has and this machine runs, best first.");
+  m.def("active_isa", &active_isa, R"doc(
+The instruction set in use: "generic", "avx2", "avx512" or "neon".
+
+The best one of `available_isas`, unless the environment variable ``DEEPNET_ISA`` names another; ValueError where it
+names one that build or machine lack.
+
+Examples
+--------
+>>> import deepnet as dn
+>>> dn.active_isa() in dn.available_isas()
+True
+)doc");
+  m.def("available_isas", &available_isas, R"doc(
+The instruction sets that this build has and this machine runs, a list of names, best first.
+
+Examples
+--------
+>>> import deepnet as dn
+>>> dn.available_isas()[-1]
+'generic'
+)doc");
   m.def("config_text", &config_text, "Version, compiler, instruction set and threads, a line each.");
 }
 

@@ -85,7 +85,18 @@ def __dir__() -> list[str]:
 def load(path: str | os.PathLike[str]) -> nn.Layer:
     """Read a network, structure and weights, from a file that :meth:`Layer.save <deepnet.nn.Layer.save>` wrote.
 
-    Nothing in the file is executed, and nothing of the size that it claims is allocated before it is checked.
+    Nothing in the file is executed, and nothing of the size that it claims is allocated before it is checked. The
+    format is safetensors (github.com/huggingface/safetensors), with the structure as JSON in its metadata.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Layer
+        The network, in training mode, with new parameters.
 
     Raises
     ------
@@ -96,7 +107,14 @@ def load(path: str | os.PathLike[str]) -> nn.Layer:
 
     Examples
     --------
-    >>> net = dn.load("m.safetensors")
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> nn.Sequential(nn.Linear(4, 3), nn.ReLU()).save("m.safetensors")
+    >>> dn.load("m.safetensors")
+    Sequential(
+      (0): Linear(bias=True, in_features=4, out_features=3)
+      (1): ReLU()
+    )
     """
     net, metadata = _core.load(os.fspath(path))
     net.metadata = metadata
@@ -104,16 +122,45 @@ def load(path: str | os.PathLike[str]) -> nn.Layer:
 
 
 def load_optimizer_state(net: nn.Layer, optimizer: optim.Optimizer, path: str | os.PathLike[str]) -> None:
-    """Put the optimizer's state of a file that was saved with one into `optimizer`, for the network loaded from it.
+    """Put the optimizer's state of a file that was saved with one into `optimizer`, to go on training.
 
-    >>> net = dn.load("m.safetensors")
+    Parameters
+    ----------
+    net
+        The network that was loaded from the file.
+    optimizer
+        Of the class that was saved; its settings, such as lr, stay its own.
+    path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        The file is malformed, has no optimizer's state, or that of another class or network.
+    OSError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> import deepnet as dn
+    >>> from deepnet import nn, optim
+    >>> net, optimizer = nn.Sequential(nn.Linear(4, 3)), optim.SGD(lr=0.1, momentum=0.9)
+    >>> net.save("m.safetensors", optimizer=optimizer)
+    >>> net, optimizer = dn.load("m.safetensors"), optim.SGD(lr=0.1, momentum=0.9)
     >>> dn.load_optimizer_state(net, optimizer, "m.safetensors")
     """
     _core.load_optimizer_state(net, optimizer, os.fspath(path))
 
 
 def show_config() -> None:
-    """Print the version, compiler, instruction sets and threads that this build and machine have."""
+    """Print the version, compiler, instruction sets and threads that this build and machine have.
+
+    Examples
+    --------
+    >>> import deepnet as dn
+    >>> dn.show_config()
+    deepnet ...
+    """
     print(_core.config_text().rstrip())
 
 
@@ -124,6 +171,13 @@ def cmake_dir() -> str:
     ------
     RuntimeError
         This installation has no C++ package.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import deepnet as dn
+    >>> (Path(dn.cmake_dir()) / "deepnetConfig.cmake").is_file()
+    True
     """
     from pathlib import Path
 

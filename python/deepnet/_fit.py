@@ -43,6 +43,14 @@ class History(dict[str, list[float]]):
     ----------
     seconds
         Time each epoch took, validation included.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from deepnet import nn
+    >>> history = nn.Linear(4, 4).fit(np.eye(4), np.arange(4), epochs=3, progress=False)
+    >>> sorted(history), len(history["loss"]), history.epochs
+    (['accuracy', 'loss'], 3, 3)
     """
 
     def __init__(self) -> None:
@@ -140,9 +148,14 @@ def fit(
 
     Examples
     --------
-    >>> net = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 3))
-    >>> history = net.fit(x, y, loss="cross_entropy", optimizer=optim.SGD(0.1, 0.9), epochs=5, batch_size=64)
-    >>> history["loss"]
+    >>> import numpy as np
+    >>> from deepnet import nn, optim
+    >>> x = np.random.default_rng(0).normal(size=(256, 4))
+    >>> y = (x[:, 0] > 0).astype(int)
+    >>> net = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 2))
+    >>> history = net.fit(x, y, optimizer=optim.SGD(lr=0.1, momentum=0.9), epochs=5, progress=False)
+    >>> history["loss"][-1] < history["loss"][0]
+    True
     """
     from deepnet.callbacks import CallbackList
 
@@ -187,9 +200,36 @@ def predict(
 ) -> NDArray[np.float32]:
     """Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time.
 
-    N may be 0. The mode of the network does not change. `lengths` or `mask` as in :func:`fit`.
+    The mode of the network does not change.
 
-    >>> labels = net.predict(images).argmax(axis=1)
+    Parameters
+    ----------
+    x
+        Inputs, converted to float32; N may be 0.
+    batch_size
+        Rows at a time, at least 1; the outputs do not depend on it but by rounding.
+    lengths, mask
+        As in :func:`fit`.
+
+    Returns
+    -------
+    ndarray
+        float32 of shape (N, ...).
+
+    Raises
+    ------
+    ShapeError, TypeError
+        The inputs do not fit the network.
+    ValueError
+        `batch_size` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from deepnet import nn
+    >>> nn.Softmax().predict(np.array([[0.0, 0.0], [1000.0, 0.0]]), batch_size=1)
+    array([[0.5, 0.5],
+           [1. , 0. ]], dtype=float32)
     """
     _at_least_one("predict", batch_size=batch_size)
     return self._predict(x, batch_size, lengths, mask)
@@ -213,17 +253,27 @@ def evaluate(
         Arrays, or without `y` an iterable of batches ``(x, y)``.
     loss
         As in :func:`fit`; by default the loss of the last fit of this network.
+    batch_size
+        Rows at a time, at least 1.
     lengths, mask
         As in :func:`fit`.
 
     Returns
     -------
     dict
-        ``{"loss": ..., "accuracy": ...}``
+        ``{"loss": ..., "accuracy": ...}``; accuracy is the share of rows whose largest output is at their label.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError
+        As in :func:`fit`.
 
     Examples
     --------
-    >>> net.evaluate(x_test, y_test)["accuracy"]
+    >>> import numpy as np
+    >>> from deepnet import nn
+    >>> nn.ReLU().evaluate(10 * np.eye(2), np.array([0, 0]), loss="cross_entropy")["accuracy"]
+    0.5
     """
     _at_least_one("evaluate", batch_size=batch_size)
     chosen_loss = _choose_loss("evaluate", self._loss if loss is None else loss, y)
@@ -243,12 +293,35 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
     The attribute ``net.metadata``, a dictionary of texts by name such as those of classes, goes with it; a network that
     was loaded has its file's. "format", "structure", "optimizer" and names that begin with "deepnet" are the file's
-    own: a ValueError.
+    own.
 
-    >>> net.metadata = {"classes": "cat,dog"}
+    Parameters
+    ----------
+    path
+        File to write.
+    optimizer
+        To go on training later, with :func:`deepnet.load_optimizer_state`.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    TypeError
+        The network has a layer written in Python, which a file cannot hold.
+    ValueError
+        Metadata of a name that is the file's own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> net, x = nn.Sequential(nn.Linear(4, 3)), np.ones((2, 4))
+    >>> net.metadata = {"classes": "cat,dog,bird"}
     >>> net.save("m.safetensors")
-    >>> dn.load("m.safetensors").metadata
-    {'classes': 'cat,dog'}
+    >>> loaded = dn.load("m.safetensors")
+    >>> bool((loaded(x) == net(x)).all()), loaded.metadata
+    (True, {'classes': 'cat,dog,bird'})
     """
     _core.save(self, os.fspath(path), optimizer, _checked_metadata(self.metadata))
 

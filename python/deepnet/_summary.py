@@ -24,7 +24,14 @@ def summary(self: Layer, input_shape: Sequence[int] | None = None) -> str:
 
     Examples
     --------
-    >>> net.summary((1, 1, 28, 28))
+    >>> from deepnet import nn
+    >>> text = nn.Sequential(nn.Linear(4, 24), nn.ReLU()).summary((1, 4))
+    layer  kind    output shape  parameters
+    ---------------------------------------
+    0      Linear  (N, 24)              120
+    1      ReLU    (N, 24)                0
+    ---------------------------------------
+    total                               120
     """
     rows = [("layer", "kind", "output shape", "parameters")]
     batch = self._input_shape if input_shape is None else tuple(input_shape)

@@ -2,6 +2,7 @@
 
 Images, as ``(x_train, y_train), (x_test, y_test)``: x float32 in [0, 1] of shape (N, 1, H, W), y int64.
 
+>>> import deepnet as dn
 >>> (x_train, y_train), (x_test, y_test) = dn.data.digits()
 
 Sequences: the characters of a text, and windows of a series.
@@ -87,9 +88,10 @@ def digits() -> tuple[Split, Split]:
 
     Examples
     --------
+    >>> import deepnet as dn
     >>> (x_train, y_train), (x_test, y_test) = dn.data.digits()
-    >>> x_train.shape
-    (1437, 1, 8, 8)
+    >>> x_train.shape, y_test.shape
+    ((1437, 1, 8, 8), (360,))
     """
     with np.load(Path(__file__).parent / "_data" / "digits.npz", allow_pickle=False) as file:
         x = file["images"][:, None].astype(np.float32) / np.float32(16.0)
@@ -99,6 +101,9 @@ def digits() -> tuple[Split, Split]:
 
 def fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split]:
     """Zalando's 70,000 pictures of clothes, 60,000 to train and 10,000 to test, 28 x 28 pixels, 10 classes.
+
+    Source: Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning
+    algorithms", MIT licence.
 
     Parameters
     ----------
@@ -123,7 +128,12 @@ def fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Sp
 
     Examples
     --------
+    >>> import deepnet as dn
     >>> (x_train, y_train), (x_test, y_test) = dn.data.fashion_mnist()
+    >>> x_train.shape[1:]
+    (1, 28, 28)
+    >>> dn.data.FASHION_CLASSES[9]
+    'Ankle boot'
     """
     if path is not None:
         return idx_folder(path)
@@ -142,7 +152,15 @@ def fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Sp
 def idx_folder(path: str | os.PathLike[str]) -> tuple[Split, Split]:
     """Any data set in the four files of MNIST: ``{train,t10k}-images-idx3-ubyte`` and ``-labels-idx1-ubyte``.
 
-    Names may end in ``.gz``.
+    Parameters
+    ----------
+    path
+        Folder of the files, whose names may end in ``.gz``.
+
+    Returns
+    -------
+    tuple
+        ``(x_train, y_train), (x_test, y_test)``; x float32 of shape (N, 1, H, W) in [0, 1], y int64 of shape (N,).
 
     Raises
     ------
@@ -150,6 +168,24 @@ def idx_folder(path: str | os.PathLike[str]) -> tuple[Split, Split]:
         The folder lacks one of the files.
     ValueError
         A file is not in the IDX format, or images and labels differ in number.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import deepnet as dn
+    >>> for part in ("train", "t10k"):  # two images of 1 x 2 pixels
+    ...     images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 255, 255, 0])
+    ...     labels = bytes([0, 0, 8, 1, 0, 0, 0, 2, 5, 7])
+    ...     for name, content in (("images-idx3", images), ("labels-idx1", labels)):
+    ...         size = Path(f"{part}-{name}-ubyte").write_bytes(content)
+    >>> (x_train, y_train), (x_test, y_test) = dn.data.idx_folder(".")
+    >>> x_train
+    array([[[[0., 1.]]],
+    <BLANKLINE>
+    <BLANKLINE>
+           [[[1., 0.]]]], dtype=float32)
+    >>> y_train
+    array([5, 7])
     """
     folder = Path(path)
     splits = []
@@ -185,6 +221,15 @@ def read_idx(path: str | os.PathLike[str], ndim: int | None = None) -> NDArray[n
         header says.
     OSError
         The file cannot be read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import deepnet as dn
+    >>> size = Path("small.idx").write_bytes(bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6]))
+    >>> dn.data.read_idx("small.idx")
+    array([[1, 2, 3],
+           [4, 5, 6]], dtype=uint8)
     """
     data = _read(Path(path))
     where = f"[read_idx] {os.fspath(path)}"

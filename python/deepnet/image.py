@@ -1,5 +1,8 @@
 """The convolution of a kernel over an array, and what is built from it.
 
+>>> import numpy as np
+>>> import deepnet as dn
+>>> picture = np.eye(16)
 >>> smooth = dn.image.convolve(picture, dn.image.gaussian_kernel(7))
 >>> magnitude, angle = dn.image.sobel(picture)
 >>> median = dn.image.neighborhood(picture, lambda cells: np.median(cells, axis=-1), 3)
@@ -47,7 +50,14 @@ def neighborhood(array: ArrayLike, fn: Callable[[NDArray[Any]], ArrayLike], size
 
     Examples
     --------
-    >>> dn.image.neighborhood(picture, lambda cells: cells.max(axis=-1) - cells.min(axis=-1), 3)
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> dn.image.neighborhood(np.eye(3), lambda cells: cells.max(axis=-1) - cells.min(axis=-1), 3)
+    array([[1., 1., 1.],
+           [1., 1., 1.],
+           [1., 1., 1.]])
+    >>> dn.image.neighborhood([[1, 2, 9, 4, 5]], lambda cells: np.median(cells, axis=-1), 3)
+    array([[1., 2., 4., 5., 5.]])
     """
     values = np.asarray(array)
     if values.dtype.kind not in "biuf":

@@ -2,8 +2,10 @@
 #include "parallel.hpp"
 
 #include <atomic>
+#include <chrono>
 #include <numeric>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include <deepnet/runtime.hpp>
@@ -58,6 +60,39 @@ TEST(exceptions_arrive) {
   CHECK_THROWS(std::out_of_range, parallel_for(100, 1, [](Index begin, Index) {
                  if (begin == 57) throw std::out_of_range("57");
                }));
+}
+
+TEST(a_piece_may_call_parallel_for) {
+  const ThreadScope scope(3);
+  std::atomic<int> visits{0};
+  parallel_for(20, 1, [&](Index, Index) {
+    parallel_for(50, 5, [&](Index begin, Index end) { visits += static_cast<int>(end - begin); });
+  });
+  CHECK(visits == 20 * 50);
+}
+
+TEST(several_callers_may_work_at_once) {
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  const double expected = alternating_sum(100'003);
+  for (int c = 0; c < 4; ++c) {
+    callers.emplace_back([&] {
+      const ThreadScope scope(3);
+      for (int i = 0; i < 200; ++i) wrong += alternating_sum(100'003) != expected;
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0);
+}
+
+TEST(sleeping_threads_wake_up) {
+  const ThreadScope scope(4);
+  for (int i = 0; i < 5; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    std::atomic<int> visits{0};
+    parallel_for(1000, 1, [&](Index, Index) { ++visits; });
+    CHECK(visits == 1000);
+  }
 }
 
 TEST(denormals_are_flushed_only_inside) {

@@ -64,10 +64,11 @@ def some_lengths(rng, n, steps):
 
 
 def rounding(stack):
-    """Terms that an error grows with: every product of every step that it goes through."""
+    """Terms that an error grows with: every product of every step that it goes through, an LSTM's four gates and about
+    eight products and nonlinearities between them, which are all there is of a state of one number."""
     _, steps, features, hidden, options = stack
     width = hidden * (2 if options.get("bidirectional") else 1)
-    return (max(features, width) + width) * steps * options.get("num_layers", 1)
+    return (4 * (max(features, width) + width) + 8) * steps * options.get("num_layers", 1)
 
 
 # --- the state in and out --------------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 @needs_fork
 def test_fork_after_use():
-    """libgomp's threads do not survive a fork: the child must work alone, give the same bits and exit."""
+    """The pool's threads do not survive a fork: the child must work alone, give the same bits and exit."""
     code = (
         NET
         + """

@@ -46,6 +46,7 @@ class NonFiniteError : public Error {
 /// The operating system refused to open, read or write a file.
 class FileError : public Error {
  public:
+  /// `what` tells the file and the refusal in words.
   FileError(const std::string& what, int error_number) : Error(what), error_number(error_number) {}
   int error_number;  ///< errno
 };

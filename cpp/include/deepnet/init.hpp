@@ -17,8 +17,9 @@ void xavier_uniform(Layer& layer);
 /// Orthonormal rows or columns, whichever are fewer, of the weight as a matrix (K, C R S) (Saxe et al. 2014).
 void orthogonal(Layer& layer);
 
-/// Fills with uniform numbers in [low, high), or normal ones, from a Philox stream keyed by next_random_key().
+/// Fills a float32 tensor with uniform numbers in [low, high), from a Philox stream keyed by next_random_key().
 void uniform(Tensor& tensor, double low, double high);
+/// The same with normal numbers (Box and Muller 1958).
 void normal(Tensor& tensor, double mean, double std);
 
 }  // namespace deepnet::init

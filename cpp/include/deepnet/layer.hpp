@@ -20,24 +20,30 @@ namespace deepnet {
 /// A trained array and the gradient of the loss with respect to it.
 class Parameter {
  public:
+  /// Shares the memory of `data`.
   explicit Parameter(Tensor data) : data(std::move(data)) {}
 
-  Tensor data;
+  Tensor data;  ///< the values W, float32
   /// dE/dW, of the shape of data; zeros until a backward has added to it. Made at the first call.
   Tensor& grad();
+  /// Whether grad() has been called: what has no gradient is not updated.
   bool has_grad() const { return grad_.defined(); }
 
  private:
   Tensor grad_;
 };
 
+/// Shared by the layer that has it and by whoever looks at it.
 using ParameterPtr = std::shared_ptr<Parameter>;
+/// In the order in which the layer lists them, which files and optimizers keep.
 using NamedParameters = std::vector<std::pair<std::string, ParameterPtr>>;
 
-/// A layer's constructor arguments, by name; what a model file stores.
+/// The value of a constructor argument, of a type that JSON has; pairs are vectors of two.
 using ConfigValue = std::variant<bool, Index, double, std::string, std::vector<Index>>;
+/// A layer's constructor arguments, by name; what a model file stores.
 using Config = std::map<std::string, ConfigValue>;
 
+/// Element-wise nonlinearities that a layer may apply to its own output; `none` leaves it as it is.
 enum class ActivationKind : std::uint8_t { none, relu, sigmoid, tanh, softplus, leaky_relu, elu, gelu, silu };
 
 /// An element-wise nonlinearity; `parameter` is softplus's beta, leaky_relu's slope, elu's alpha.
@@ -48,15 +54,15 @@ struct Activation {
 
 /// What a layer declares of itself, whatever its input's shape. This is all that the planner knows.
 struct Contract {
-  bool backward_needs_input = true;
-  bool backward_needs_output = false;
-  bool in_place = false;            ///< output may overwrite input, and dE/dInput overwrite dE/dOutput
-  bool view = false;                ///< output is the input's memory under another shape
-  bool makes_output = false;        ///< forward points `output`, and backward `d_inputs`, at memory of its own
-  bool remembers = false;           ///< backward works from what the last forward left in the layer itself (Python)
-  bool accepts_activation = false;  ///< forward can apply an Activation to its output as it writes it
-  bool inspectable = false;         ///< the cache holds what a user may look at after a run (see Trace)
-  Activation activation = {};       ///< set by element-wise layers that the layer before may apply for them
+  bool backward_needs_input = true;    ///< inputs stay in memory until backward
+  bool backward_needs_output = false;  ///< output stays in memory until backward
+  bool in_place = false;               ///< output may overwrite input, and dE/dInput overwrite dE/dOutput
+  bool view = false;                   ///< output is the input's memory under another shape
+  bool makes_output = false;           ///< forward points `output`, and backward `d_inputs`, at memory of its own
+  bool remembers = false;              ///< backward works from what the last forward left in the layer itself (Python)
+  bool accepts_activation = false;     ///< forward can apply an Activation to its output as it writes it
+  bool inspectable = false;            ///< the cache holds what a user may look at after a run (see Trace)
+  Activation activation = {};          ///< set by element-wise layers that the layer before may apply for them
 };
 
 /// Bytes that a layer asks of its caller.
@@ -66,19 +72,21 @@ struct Memory {
   std::size_t backward_workspace = 0;  ///< during backward only
 };
 
+/// What Layer::forward is given; the memory is the caller's.
 struct ForwardCall {
-  const Tensor* inputs = nullptr;
-  int input_count = 1;  ///< more than the layer's own where it was given optional ones
-  Tensor* output = nullptr;
-  void* cache = nullptr;  ///< null where no backward will follow
-  void* workspace = nullptr;
-  Activation activation = {};    ///< to be applied to the output; none unless the contract accepts one
-  const Tensor* mask = nullptr;  ///< (N, T) float32, 0 at steps of padding, else 1; null: there is no padding
-  bool training = false;         ///< dropout drops, batch normalisation uses the batch
-  bool rehearsal = false;        ///< run for its shapes or a diagnosis: the layer must not carry any state on
-  std::uint64_t random_key = 0;  ///< seeds this call's random numbers; the same in the backward call
+  const Tensor* inputs = nullptr;  ///< one after the other, of shapes that output_shape has accepted
+  int input_count = 1;             ///< more than the layer's own where it was given optional ones
+  Tensor* output = nullptr;        ///< to be overwritten
+  void* cache = nullptr;           ///< Memory::cache bytes; null where no backward will follow
+  void* workspace = nullptr;       ///< Memory::forward_workspace bytes
+  Activation activation = {};      ///< to be applied to the output; none unless the contract accepts one
+  const Tensor* mask = nullptr;    ///< (N, T) float32, 0 at steps of padding, else 1; null: there is no padding
+  bool training = false;           ///< dropout drops, batch normalisation uses the batch
+  bool rehearsal = false;          ///< run for its shapes or a diagnosis: the layer must not carry any state on
+  std::uint64_t random_key = 0;    ///< seeds this call's random numbers; the same in the backward call
 };
 
+/// What Layer::backward is given; the memory is the caller's.
 struct BackwardCall {
   const Tensor* inputs = nullptr;    ///< valid only if the contract needs them
   int input_count = 1;               ///< forward's
@@ -86,14 +94,14 @@ struct BackwardCall {
   const Tensor* d_output = nullptr;  ///< dE/dOutput
   Tensor* d_inputs = nullptr;        ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
   void* cache = nullptr;             ///< forward's; a layer may add what is to be looked at afterwards
-  void* workspace = nullptr;
-  const Tensor* mask = nullptr;  ///< forward's
-  bool training = false;
-  bool accumulate = true;  ///< add to the parameters' gradients; false: overwrite them
-  std::uint64_t random_key = 0;
+  void* workspace = nullptr;         ///< Memory::backward_workspace bytes
+  const Tensor* mask = nullptr;      ///< forward's
+  bool training = false;             ///< forward's
+  bool accumulate = true;            ///< add to the parameters' gradients; false: overwrite them
+  std::uint64_t random_key = 0;      ///< forward's
 };
 
-struct Graph;
+struct Graph;  // model.hpp
 
 /// Thrown by output_shape where discover_output must come first; never leaves the library.
 class ShapeUnknown {};
@@ -105,20 +113,27 @@ class Layer {
 
   /// The class's name, "Conv2d": opens every error message and identifies it in files.
   virtual std::string kind() const = 0;
+  /// The constructor arguments, from which a file makes the layer again.
   virtual Config config() const { return {}; }
+  /// How many inputs forward needs.
   virtual int input_count() const { return 1; }
   /// Whether it may be given `count` inputs: optional ones (an initial state) follow the input_count() others.
   virtual bool takes_inputs(int count) const { return count == input_count(); }
 
+  /// The same whatever the input; asked when a plan is made.
   virtual Contract contract() const { return {}; }
   /// Checks the shapes of the inputs (ShapeError) and tells that of the output.
   virtual Shape output_shape(const std::vector<Shape>& inputs) const = 0;
   /// For a layer of whose output shape only a run can tell: that run. output_shape knows afterwards, and the next
   /// forward on the same inputs may give this output again.
   virtual Tensor discover_output(const std::vector<Tensor>& inputs, bool training);
-  /// Called with shapes that output_shape has accepted.
+  /// The bytes to be given to forward and backward; called with shapes that output_shape has accepted.
   virtual Memory memory(const std::vector<Shape>&, bool /*training*/) const { return {}; }
+  /// Writes the output, and to the cache what backward will need. Changes nothing in the layer: several threads may
+  /// call it at once. A composite's throws StateError: run it through a Model.
   virtual void forward(const ForwardCall& call) const;
+  /// Writes the dE/dInputs that are wanted and dE/dW to the parameters' gradients, for the forward that filled the
+  /// cache.
   virtual void backward(const BackwardCall& call);
 
   /// This layer's own parameters under PyTorch's names ("weight", "bias"); a composite's are "0.weight".
@@ -129,10 +144,13 @@ class Layer {
   /// A composite's layers, in order.
   virtual std::vector<std::shared_ptr<Layer>> children() const { return {}; }
 
+  /// Whether the layer is in training mode, in which dropout drops; true at first.
   bool training() const { return training_; }
   /// Sets training or evaluation mode, in children too.
   void train(bool on = true);
+  /// train(false).
   void eval() { train(false); }
+  /// Sets all gradients that there are to 0.
   void zero_grad();
   /// Forgets the state that recurrent layers carry from call to call; children's too.
   virtual void reset_state();
@@ -144,6 +162,7 @@ class Layer {
   bool training_ = true;
 };
 
+/// Shared by the networks that a layer is part of.
 using LayerPtr = std::shared_ptr<Layer>;
 
 /// Each parameter once, though a layer that serves several places lists it under several names.

@@ -1,5 +1,8 @@
 // The layers. Arguments, defaults, parameter names, layouts and initial values are PyTorch's.
 // Shape letters: N batch, C/H/W input, K filters, R/S kernel, P/Q output, F features.
+//
+// Constructors throw ValueError for arguments out of range; from_config is the constructor by the names that config()
+// gives, for model files. output_shape throws ShapeError where an input does not fit. Overrides are told in layer.hpp.
 #pragma once
 
 #include <string>
@@ -15,7 +18,7 @@ namespace deepnet {
 struct Size2 {
   Size2(Index both) : h(both), w(both) {}  // NOLINT: implicit on purpose
   Size2(Index h, Index w) : h(h), w(w) {}
-  Index h, w;
+  Index h, w;  ///< not checked here
 };
 
 /// y = x W^T + b over the last axis: (..., in_features) -> (..., out_features); weight (out, in), bias (out).
@@ -37,11 +40,12 @@ class Linear : public Layer {
   const ParameterPtr weight, bias;  ///< bias is null where there is none
 };
 
+/// What a Conv2d may be told beyond its sizes, with PyTorch's defaults.
 struct Conv2dOptions {
   Size2 stride = 1;
-  Size2 padding = 0;
-  Size2 dilation = 1;
-  Index groups = 1;
+  Size2 padding = 0;   ///< zeros on each side
+  Size2 dilation = 1;  ///< distance of the kernel's cells
+  Index groups = 1;    ///< groups of channels and filters that do not see each other; divides both numbers
   bool bias = true;
   std::string padding_mode = "";  ///< "", "same" or "valid"; the last two override padding
 };

@@ -15,9 +15,11 @@ struct LabelOptions {
   Index ignore_index = -100;
 };
 
+/// Base of the losses. They hold nothing but their options: several threads may call one at once.
 class Loss {
  public:
   virtual ~Loss() = default;
+  /// The class's name, "MSELoss": opens every error message.
   virtual std::string kind() const = 0;
   /// Whether an int64 target means class labels.
   virtual bool takes_labels() const { return false; }
@@ -60,7 +62,7 @@ class NLLLoss : public Loss {
   const LabelOptions options;
 };
 
-/// E = mean (y - target)^2 over all elements.
+/// E = mean (y - target)^2 over all elements, target of y's shape; dE/dy = 2 (y - target) / size.
 class MSELoss : public Loss {
  public:
   std::string kind() const override { return "MSELoss"; }
@@ -68,7 +70,8 @@ class MSELoss : public Loss {
   double evaluate(const Tensor& y, const Tensor& target, Tensor* d_y) const override;
 };
 
-/// E = mean -(t log s(y) + (1 - t) log(1 - s(y))), s the sigmoid, as max(y, 0) - y t + log(1 + exp(-|y|)).
+/// E = mean -(t log s(y) + (1 - t) log(1 - s(y))), s the sigmoid, as max(y, 0) - y t + log(1 + exp(-|y|));
+/// over all elements, t of y's shape; dE/dy = (s(y) - t) / size.
 class BCEWithLogitsLoss : public Loss {
  public:
   std::string kind() const override { return "BCEWithLogitsLoss"; }

@@ -18,16 +18,16 @@ namespace deepnet {
 /// One layer in one place of a graph: reads the values `inputs`, makes the value `output`.
 struct Node {
   LayerPtr layer;
-  std::vector<int> inputs;
-  int output = 0;
-  std::string name;  ///< "0", "2.1": the prefix of its parameters' names
+  std::vector<int> inputs;  ///< numbers of values
+  int output = 0;           ///< number of a value, which no other node makes
+  std::string name;         ///< "0", "2.1": the prefix of its parameters' names
 };
 
 /// Nodes in topological order over numbered values; composites inside are already replaced by their nodes.
 struct Graph {
   std::vector<Node> nodes;
-  std::vector<int> inputs, outputs;
-  int value_count = 0;
+  std::vector<int> inputs, outputs;  ///< the values that come from outside and that go there
+  int value_count = 0;               ///< values are numbered from 0
 };
 
 /// The graph of any layer: a composite's own, or the layer as the only node, with optional inputs where there are more.
@@ -37,7 +37,7 @@ Graph graph_of(const LayerPtr& layer, int inputs);
 /// The mask (N, T) of sequences of these lengths (int64, N of them, each 1 to T); errors open with `who`.
 Tensor mask_of_lengths(const std::string& who, const Tensor& lengths, Index rows, Index steps);
 
-class Execution;
+class Execution;  // a plan and its memory; inside the library
 
 /// A layer ready to run, with the plans and memory of its runs. Copies share the layer and its weights.
 /// Any number of threads may call forward at once.
@@ -46,7 +46,9 @@ class Execution;
 /// undefined Tensor means that there is no padding. It travels beside the data to every layer; recurrent ones obey it.
 class Model {
  public:
+  /// Nothing, until a Model is assigned to it.
   Model() = default;
+  /// Shares the layer, whose weights it may change.
   explicit Model(LayerPtr layer);
   /// Model net{Conv2d(1, 20, 5), ReLU(), MaxPool2d(2), Flatten(), Linear(2880, 10)}; with braces the layers are made,
   /// and their initial weights drawn, in this order whatever the compiler.
@@ -56,10 +58,15 @@ class Model {
             std::vector<LayerPtr>{std::make_shared<std::decay_t<First>>(std::forward<First>(first)),
                                   std::make_shared<std::decay_t<Rest>>(std::forward<Rest>(rest))...})) {}
 
+  /// The layer that it runs.
   const LayerPtr& layer() const { return layer_; }
+  /// The layer's, by name.
   NamedParameters parameters() const { return layer_->parameters(); }
+  /// The output's shape for an input of that shape, batch axis included; ShapeError where it does not fit.
   Shape output_shape(const Shape& input) const { return layer_->output_shape({input}); }
+  /// Sets the layer's mode, which run() follows.
   void train(bool on = true) { layer_->train(on); }
+  /// train(false).
   void eval() { layer_->eval(); }
 
   /// The output for a batch, in evaluation mode; keeps nothing for a backward.
@@ -74,7 +81,8 @@ class Model {
   /// Forward in the layer's own mode, keeping what a backward needs. The inputs are borrowed until the
   /// next run: they must not change before the last backward.
   Tensor run(const std::vector<Tensor>& inputs, const Tensor& mask = Tensor());
-  /// dE/dInputs for dE/dOutput of the last run; adds dE/dW to the parameters' gradients.
+  /// dE/dInputs for dE/dOutput of the last run; adds dE/dW to the parameters' gradients. StateError
+  /// before any run, ShapeError where d_output has not the output's shape.
   std::vector<Tensor> backward(const Tensor& d_output);
   /// The shape of an input that a recent run had; of rank 0 before any.
   Shape recent_input_shape() const;

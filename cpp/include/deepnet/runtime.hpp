@@ -7,21 +7,25 @@
 
 namespace deepnet {
 
+/// "0.1.0"
 const char* version();
 
 /// "generic", "avx2", "avx512" or "neon": the best that machine and build have, or what the environment
 /// variable DEEPNET_ISA asks for. Throws ValueError, listing what there is, where it asks for what is not.
 std::string active_isa();
+/// What this build has and this machine runs, best first; the last is "generic".
 std::vector<std::string> available_isas();
 
 /// Threads for native work. The default is the least of CPU affinity, cgroup quota and OMP_NUM_THREADS.
 /// Results have the same bits for any number.
 int get_num_threads();
+/// From now on and for all threads of the caller but those within a ThreadScope. ValueError for n < 1.
 void set_num_threads(int n);
 
 /// For this thread of the caller and while it lives, n threads.
 class ThreadScope {
  public:
+  /// ValueError for n < 1. Scopes may be nested.
   explicit ThreadScope(int n);
   ~ThreadScope();
   ThreadScope(const ThreadScope&) = delete;
@@ -31,7 +35,7 @@ class ThreadScope {
   int previous_;
 };
 
-/// Seeds initial weights and dropout.
+/// Seeds initial weights and dropout, for all threads: the same seed and calls give the same bits.
 void manual_seed(std::uint64_t seed);
 /// The next 64-bit key of the global sequence that manual_seed starts.
 std::uint64_t next_random_key();

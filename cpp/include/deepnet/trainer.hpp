@@ -9,9 +9,12 @@
 
 namespace deepnet {
 
+/// Trains a model's layer in place. Copies share their plans; one step runs at a time.
 class Trainer {
  public:
+  /// ValueError where one of them is null.
   Trainer(Model model, std::shared_ptr<Loss> loss, std::shared_ptr<Optimizer> optimizer);
+  /// Trainer(net, CrossEntropyLoss{}, SGD{0.1, 0.9})
   template <class L, class O>
   Trainer(Model model, L loss, O optimizer)
       : Trainer(std::move(model), std::shared_ptr<Loss>(std::make_shared<L>(std::move(loss))),
@@ -21,7 +24,7 @@ class Trainer {
   /// gradients are this step's alone. Throws NonFiniteError, the weights unchanged, where the loss is not finite.
   /// An undefined mask means that there is no padding, see Model.
   float step(const Tensor& x, const Tensor& target, const Tensor& mask = Tensor());
-  /// The same on the rows order[begin:end] of x, target and mask, gathered natively.
+  /// The same on the rows order[begin:end] of x, target and mask, gathered natively; `order` is int64.
   float step_rows(const Tensor& x, const Tensor& target, const Tensor& order, Index begin, Index end,
                   const Tensor& mask = Tensor());
 
@@ -32,6 +35,7 @@ class Trainer {
   /// What the last step left to look at; empty for networks without such layers.
   Traces traces() const;
 
+  /// What it was made of.
   const Model& model() const;
   const std::shared_ptr<Loss>& loss() const;
   const std::shared_ptr<Optimizer>& optimizer() const;

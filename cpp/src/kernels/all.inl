@@ -16,3 +16,7 @@
 #include "softmax.inl"
 
 #include "conv.inl"  // after gemm.inl, whose panels it fills
+
+#include "winograd.inl"  // after conv.inl, whose column numbers it shares
+
+#include "depthwise.inl"  // after winograd.inl, whose CellPairs it uses

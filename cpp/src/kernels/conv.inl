@@ -32,6 +32,38 @@ inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes) {
   return lane_range(first < lanes ? (int)first : lanes, last < lanes ? (int)last : lanes);
 }
 
+template <int... I>
+inline vf even_lanes(vf low, vf high, Lanes<I...>) {
+  return shuffle<(2 * I)...>(low, high);
+}
+template <int... I>
+inline vf odd_lanes(vf low, vf high, Lanes<I...>) {
+  return shuffle<(2 * I + 1)...>(low, high);
+}
+
+// Up to 2 W neighbouring cells of a row; those outside the image are 0 and are not read.
+struct CellPairs {
+  vmask low, high;
+  // Cells [0, n) from column w of a row of `width`.
+  void set(int64_t w, int64_t n, int64_t width) {
+    const int first = w >= 0 ? 0 : w > -2 * W ? (int)-w : 2 * W;
+    const int last = width - w >= n ? (int)n : width - w > 0 ? (int)(width - w) : 0;
+    low = lane_range(first, last);
+    high = lane_range(first - W, last - W);
+  }
+  void load(const float* row, vf& even, vf& odd) const {
+    const vf a = load_lanes(row, low), b = load_lanes(row + W, high);
+    even = even_lanes(a, b, AllLanes());
+    odd = odd_lanes(a, b, AllLanes());
+  }
+};
+
+template <int... I>
+inline void interleave(vf even, vf odd, vf* out, Lanes<I...>) {
+  out[0] = shuffle<((I & 1) ? W + I / 2 : I / 2)...>(even, odd);
+  out[1] = shuffle<((I & 1) ? W + W / 2 + I / 2 : W / 2 + I / 2)...>(even, odd);
+}
+
 // Writes rows [row0, row1) of a vector of n <= W columns from j, row r at out + (r - row0) * out_stride; other lanes 0.
 inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out,
                          int64_t out_stride) {
@@ -61,6 +93,14 @@ inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_
       } else if (g.stride_w == 1) {
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
           store_lanes(to, all, load_lanes(from, inside));
+      } else if (g.stride_w == 2) {
+        CellPairs pairs;
+        pairs.set(w, row_inside ? 2 * it.lanes - 1 : 0, g.width);
+        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) {
+          vf even, odd;
+          pairs.load(from, even, odd);
+          store_lanes(to, all, even);
+        }
       } else {
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
           store_lanes(to, all, gather_lanes(from, (int32_t)g.stride_w, inside));
@@ -69,7 +109,19 @@ inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_
   }
 }
 
+// Whether the column matrix is the image itself: one tap, which reads every pixel's own cell.
+inline bool is_pointwise(const ConvGather& g) {
+  return g.taps == 1 && g.tap_h[0] == 0 && g.tap_w[0] == 0 && g.stride_h == 1 && g.stride_w == 1 &&
+         g.out_height == g.height && g.out_width == g.width;
+}
+
 void pack_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* packed) {
+  const int64_t pixels = gather->out_height * gather->out_width, pixel = j0 % pixels;
+  if (is_pointwise(*gather) && pixel + n <= pixels) {
+    const float* first = gather->image + j0 / pixels * gather->image_stride + row0 * gather->channel_stride + pixel;
+    pack_b(first, gather->channel_stride, 1, row1 - row0, n, row1 - row0, packed);
+    return;
+  }
   for (int64_t j = 0; j < n; j += W) {
     float* out = packed + j / GEMM_NR * GEMM_NR * (row1 - row0) + j % GEMM_NR;
     fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out, GEMM_NR);
@@ -77,8 +129,33 @@ void pack_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t 
 }
 
 void gather_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* out) {
+  const int64_t pixels = gather->out_height * gather->out_width, pixel = j0 % pixels;
+  if (is_pointwise(*gather) && pixel + n <= pixels) {
+    const float* first = gather->image + j0 / pixels * gather->image_stride + pixel;
+    for (int64_t row = row0; row < row1; ++row)
+      for (int64_t j = 0; j < n; j += W)
+        store(out + (row - row0) * kRowRunStride + j, load_first(first + row * gather->channel_stride + j, n - j));
+    return;
+  }
   for (int64_t j = 0; j < n; j += W)
     fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out + j, kRowRunStride);
+}
+
+void copy_strided(int64_t n, const float* from, float* to, int64_t step) {
+  if (step != 2) {
+    for (int64_t i = 0; i < n; ++i) to[i * step] = from[i];
+    return;
+  }
+  // Whole vectors of which every other lane is stored; the last one's last lane has nothing after it.
+  int64_t i = 0;
+  for (; i + W < n; i += W) {
+    vf pair[2];
+    const vf v = load(from + i);
+    interleave(v, v, pair, AllLanes());
+    store_lanes(to + 2 * i, even_mask(), pair[0]);
+    store_lanes(to + 2 * i + W, even_mask(), pair[1]);
+  }
+  for (; i < n; ++i) to[2 * i] = from[i];
 }
 
 // Taps are outermost: a cell is then touched again only after all channels, long after its last store has retired.

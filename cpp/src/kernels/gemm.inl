@@ -54,10 +54,19 @@ inline void pack_b_transposed(const float* src, int64_t col_stride, int64_t k, i
   }
 }
 
+// A panel of whole rows, all its vectors at once: a row is then read line after line.
+inline void pack_b_rows(const float* src, int64_t k_stride, int64_t k, float* out) {
+  for (int64_t i = 0; i < k; ++i)
+    for (int v = 0; v < GEMM_NV; ++v) store(out + i * GEMM_NR + v * W, load(src + i * k_stride + v * W));
+}
+
 void pack_b(const float* src, int64_t k_stride, int64_t col_stride, int64_t k, int64_t n, int64_t depth,
             float* packed) {
+  int64_t j = 0;
+  if (col_stride == 1)
+    for (; j + GEMM_NR <= n; j += GEMM_NR) pack_b_rows(src + j, k_stride, k, packed + j * depth);
   const int64_t padded = (n + GEMM_NR - 1) / GEMM_NR * GEMM_NR;
-  for (int64_t j = 0; j < padded; j += W) {
+  for (; j < padded; j += W) {
     float* out = packed + j / GEMM_NR * GEMM_NR * depth + j % GEMM_NR;
     const float* in = src + j * col_stride;
     const int64_t columns = n - j < 0 ? 0 : n - j < W ? n - j : W;
@@ -168,6 +177,46 @@ void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float*
   gemm_tiles<false>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0});
 }
 
+// M x N dot products: vectors run along k.
+template <int M, int N>
+inline void dot_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, const float* bias, float* c,
+                     int64_t ldc) {
+  vf sum[M][N] = {};
+  const auto add = [&](int64_t i, int64_t n) {
+    vf row[N];
+    for (int j = 0; j < N; ++j) row[j] = load_first(b + j * ldb + i, n);
+    for (int r = 0; r < M; ++r) {
+      const vf left = load_first(a + r * lda + i, n);
+      for (int j = 0; j < N; ++j) sum[r][j] = fma(left, row[j], sum[r][j]);
+    }
+  };
+  int64_t i = 0;
+  for (; i + W <= k; i += W) add(i, W);
+  if (i < k) add(i, k - i);
+  for (int r = 0; r < M; ++r)
+    for (int j = 0; j < N; ++j) c[r * ldc + j] = sum_lanes(sum[r][j]) + (bias ? bias[j] : 0.0f);
+}
+
+template <int M>
+inline void dot_rows(int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, const float* bias,
+                     float* c, int64_t ldc) {
+  int64_t j = 0;
+  for (; j + 4 <= n; j += 4) dot_tile<M, 4>(k, a, lda, b + j * ldb, ldb, bias ? bias + j : nullptr, c + j, ldc);
+  for (; j < n; ++j) dot_tile<M, 1>(k, a, lda, b + j * ldb, ldb, bias ? bias + j : nullptr, c + j, ldc);
+}
+
+// The rows of B that are read for all rows of A before the next ones.
+void gemm_dots(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+               const float* bias, float* c, int64_t ldc) {
+  for (int64_t j = 0; j < n; j += 16) {
+    const int64_t columns = n - j < 16 ? n - j : 16;
+    const float* more = bias ? bias + j : nullptr;
+    int64_t i = 0;
+    for (; i + 4 <= m; i += 4) dot_rows<4>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc);
+    for (; i < m; ++i) dot_rows<1>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc);
+  }
+}
+
 // R x V vectors of C where A is not packed: its rows lie lda apart, three to a pointer, so that their addresses fit the
 // registers. V may span several panels of B, `panel` floats apart.
 template <int R, int V>
@@ -275,6 +324,43 @@ void gemv_rows(const GemvTerm* terms, int count, int64_t n, float* c) {
     }
     store_first(c + j, n - j, fold_rows(sum) + bias);
   }
+}
+
+// R rows of A times V vectors of columns of B, both as they are.
+template <int R, int V>
+inline void few_rows_tile(const GemmBlock& g, int64_t row_stride, int64_t k_stride, int64_t ldb) {
+  vf sum[R][V] = {};
+  const float *a = g.a, *b = g.b;
+  for (int64_t j = 0; j < g.k; ++j, a += k_stride, b += ldb) {
+    vf column[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) column[v] = load_first(b + v * W, g.n - v * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const vf left = broadcast(a[i * row_stride]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[i][v] = fma(left, column[v], sum[i][v]);
+    }
+  }
+  store_tile<R, V>({g.c, g.ldc, g.n, nullptr, g.bias_col, g.accumulate, 0}, sum);
+}
+
+// As many vectors as registers allow: with one row, eight sums are in flight.
+template <int R>
+inline void few_rows(GemmBlock g, int64_t row_stride, int64_t k_stride, int64_t ldb) {
+  if (g.m < R) return few_rows<(R > 1 ? R - 1 : 1)>(g, row_stride, k_stride, ldb);
+  constexpr int V = R == 1 && GEMM_MR > 6 ? 8 : R <= 3 ? 4 : 2;
+  const int64_t n = g.n;
+  for (int64_t j = 0; j < n; j += V * W, g.b += V * W, g.c += V * W) {
+    g.n = n - j;
+    few_rows_tile<R, V>(g, row_stride, k_stride, ldb);
+    if (g.bias_col) g.bias_col += V * W;
+  }
+}
+
+void gemm_few_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t row_stride, int64_t k_stride,
+                   const float* b, int64_t ldb, const float* bias, float* c, int64_t ldc, int accumulate) {
+  few_rows<GEMM_MR>({m, n, k, a, b, c, ldc, nullptr, bias, accumulate, 0}, row_stride, k_stride, ldb);
 }
 
 void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst, int64_t dst_stride,

@@ -22,6 +22,9 @@ enum KernelActivation {
 // that every row is one base register and a displacement; not a power of two, so that rows do not share cache sets.
 enum { kRowRun = 256, kRowRunStride = 272 };
 
+// Most taps of a kernel that depthwise and depthwise_weight take.
+enum { kDepthwiseTaps = 64 };
+
 // C (m x n) = A B [+ C] [+ bias] [relu], A and B packed by pack_a and pack_b; see gemm.inl.
 struct GemmBlock {
   int64_t m, n, k;

@@ -70,22 +70,6 @@ void Linear::forward(const ForwardCall& call) const {
   float* y = call.output->data();
   const float* b = bias ? bias->data.data() : nullptr;
   const float* w = weight->data.data();
-  // A few rows are bound by reading W, which packing would only lengthen.
-  if (n <= 4) {
-    parallel_for(out_features, grain_for(static_cast<double>(n * in_features) / 4, 16), [&](Index begin, Index end) {
-      for (Index i = 0; i < n; ++i) {
-        float* out = y + i * out_features + begin;
-        const GemvTerm row = {x + i * in_features, w + begin * in_features, in_features, in_features,
-                              b ? b + begin : nullptr};
-        kernels().gemv_rows(&row, 1, end - begin, out);
-        if (call.activation.kind != ActivationKind::none) {
-          kernels().activation_forward(static_cast<int>(call.activation.kind), call.activation.parameter, end - begin,
-                                       out, out);
-        }
-      }
-    });
-    return;
-  }
   GemmEpilogue epilogue;
   epilogue.bias_col = b;
   epilogue.activation = call.activation;

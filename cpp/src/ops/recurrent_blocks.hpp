@@ -5,6 +5,7 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "gemm.hpp"
 #include "recurrent.hpp"
 
 namespace deepnet {
@@ -53,7 +54,6 @@ inline Steps chunk_of(const RecurrentShape& s, const RecurrentBlocks& blocks, In
 inline Index slot_before(int direction, Index t) { return direction == 0 ? t : t + 2; }
 inline Index slot_after(Index t) { return t + 1; }
 
-inline Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
 inline Index packed_floats(Index k, Index n) { return k * round_up(n, kernels().gemm_nr); }
 
 inline void cell_forward(const RecurrentShape& s, const CellForward& step) {

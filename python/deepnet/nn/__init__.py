@@ -2,6 +2,12 @@
 
 A layer knows nothing of its neighbours: given its input it makes its output; given dE/dOutput it makes
 dE/dInput for the layer below and adds dE/dW to its own parameters' gradients.
+
+>>> import numpy as np
+>>> from deepnet import nn
+>>> first, second = nn.Linear(4, 24), nn.ReLU()
+>>> y = second(first(np.zeros((8, 4))))
+>>> dx = first.backward(second.backward(np.ones_like(y)))
 """
 
 from deepnet import _fit

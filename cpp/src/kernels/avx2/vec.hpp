@@ -23,6 +23,9 @@ inline vmask lane_range(int first, int last) {
   return (lane >= first) & (lane < last);
 }
 
+// Lanes 0, 2, 4, ...
+inline vmask even_mask() { return vi{-1, 0, -1, 0, -1, 0, -1, 0}; }
+
 // Other lanes are 0 and their memory is not touched.
 inline vf load_lanes(const float* p, vmask m) { return (vf)_mm256_maskload_ps(p, (__m256i)m); }
 inline void store_lanes(float* p, vmask m, vf v) { _mm256_maskstore_ps(p, (__m256i)m, (__m256)v); }

@@ -23,6 +23,9 @@ inline vmask lane_range(int first, int last) {
   return static_cast<vmask>(below(last) & ~below(first));
 }
 
+// Lanes 0, 2, 4, ...
+inline vmask even_mask() { return 0x5555; }
+
 // Other lanes are 0 and their memory is not touched.
 inline vf load_lanes(const float* p, vmask m) { return (vf)_mm512_maskz_loadu_ps(m, p); }
 inline void store_lanes(float* p, vmask m, vf v) { _mm512_mask_storeu_ps(p, m, (__m512)v); }

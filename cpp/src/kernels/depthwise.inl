@@ -1,0 +1,241 @@
+// Convolution of one plane with one kernel, for layers that do not mix channels (depthwise): a column matrix would be
+// read once for each element that is made of it. A tap is an offset into the image, as in conv.inl; `taps` <=
+// MOST_TAPS.
+//   y[p, q] = bias + sum_t w[t] x[p stride_h + tap_h[t], q stride_w + tap_w[t]]      (0 outside x)
+//   d_w[t]  = sum_{p,q} dy[p, q] x[...]
+// dE/dx is the first again, over dy and mirrored taps, by phases where the stride is not 1. Vectors run along q.
+namespace {
+
+constexpr int MOST_TAPS = kDepthwiseTaps;
+
+// Reads W cells of a row, `stride` apart; those outside the image are 0 and are not read.
+struct StridedCells {
+  int64_t stride;
+  vmask inside, high;
+  // Cell i is column w + i * stride, i in [0, lanes), of a row of `width`.
+  void set(int64_t w, int lanes, int64_t step, int64_t width) {
+    stride = step;
+    if (step != 2) {
+      inside = lanes_inside(w, step, width, lanes);
+      return;
+    }
+    CellPairs pairs;
+    pairs.set(w, 2 * lanes - 1, width);
+    inside = pairs.low;
+    high = pairs.high;
+  }
+  vf load(const float* p) const {
+    if (stride == 1) return load_lanes(p, inside);
+    if (stride == 2) return even_lanes(load_lanes(p, inside), load_lanes(p + W, high), AllLanes());
+    return gather_lanes(p, (int32_t)stride, inside);
+  }
+};
+
+// What is the same for all rows: where the taps of W outputs from column q read.
+struct TapCells {
+  StridedCells cells[MOST_TAPS];
+  int64_t offset[MOST_TAPS];    // from the row's first cell
+  int64_t first_row, last_row;  // output rows between them have all taps inside
+  int lanes;
+
+  TapCells(const ConvGather& g, int64_t q) {
+    lanes = g.out_width - q < W ? (int)(g.out_width - q) : W;
+    int64_t top = 0, bottom = 0;
+    for (int64_t t = 0; t < g.taps; ++t) {
+      const int64_t w = q * g.stride_w + g.tap_w[t];
+      cells[t].set(w, lanes, g.stride_w, g.width);
+      offset[t] = g.tap_h[t] * g.width + w;
+      if (t == 0 || g.tap_h[t] < top) top = g.tap_h[t];
+      if (t == 0 || g.tap_h[t] > bottom) bottom = g.tap_h[t];
+    }
+    first_row = top < 0 ? (-top + g.stride_h - 1) / g.stride_h : 0;
+    const int64_t room = g.height - bottom;
+    last_row = room > 0 ? (room + g.stride_h - 1) / g.stride_h : 0;
+    if (last_row > g.out_height) last_row = g.out_height;
+  }
+  bool whole(int64_t p) const { return p >= first_row && p < last_row; }
+};
+
+// Whether the taps are a dense 3 x 3 kernel in row-major order, stepped over with stride 1 or 2.
+inline bool is_dense_3x3(const ConvGather& g) {
+  if (g.taps != 9 || g.stride_h != g.stride_w || g.stride_h > 2) return false;
+  for (int t = 0; t < 9; ++t)
+    if (g.tap_h[t] != g.tap_h[0] + t / 3 || g.tap_w[t] != g.tap_w[0] + t % 3) return false;
+  return true;
+}
+
+// The columns of the 3 taps of a row, of W outputs from column q: with stride 2 they share their loads.
+template <int STRIDE>
+struct ThreeTaps {
+  vmask inside[3];
+  CellPairs near, far;
+  ThreeTaps(const ConvGather& g, int64_t q, int lanes) {
+    const int64_t w = q * STRIDE + g.tap_w[0];
+    for (int s = 0; s < 3; ++s) inside[s] = lanes_inside(w + s, 1, g.width, lanes);
+    near.set(w, 2 * lanes, g.width);
+    far.set(w + 2, 2 * lanes - 1, g.width);
+  }
+  void load(const float* p, vf* cell) const {
+    if (STRIDE == 1) {
+      for (int s = 0; s < 3; ++s) cell[s] = load_lanes(p + s, inside[s]);
+    } else {
+      vf odd;
+      near.load(p, cell[0], cell[1]);
+      far.load(p + 2, cell[2], odd);
+    }
+  }
+};
+
+// Output rows that are made together: a row of the image then is loaded once for all the outputs that it takes part in.
+constexpr int ROWS = 4;
+
+template <int STRIDE>
+inline void convolve_rows_3x3(const ConvGather& g, const ThreeTaps<STRIDE>& at, const vf* weight, const float* corner,
+                              vf* sum) {
+#pragma GCC unroll 16
+  for (int h = 0; h < (ROWS - 1) * STRIDE + 3; ++h) {
+    vf cell[3];
+    at.load(corner + h * g.width, cell);
+#pragma GCC unroll 4
+    for (int i = 0; i < ROWS; ++i) {
+      const int r = h - i * STRIDE;
+      if (r < 0 || r > 2) continue;
+      for (int s = 0; s < 3; ++s) sum[i] = fma(weight[3 * r + s], cell[s], sum[i]);
+    }
+  }
+}
+
+inline void convolve_row(const ConvGather& g, const TapCells& at, const float* weight, int64_t p, vf& sum) {
+  for (int64_t t = 0; t < g.taps; ++t) {
+    const int64_t h = p * g.stride_h + g.tap_h[t];
+    if (h < 0 || h >= g.height) continue;
+    sum = fma(broadcast(weight[t]), at.cells[t].load(g.image + p * g.stride_h * g.width + at.offset[t]), sum);
+  }
+}
+
+// STRIDE 1 or 2: a dense 3 x 3 kernel; 0: any.
+template <int STRIDE>
+inline void convolve_plane(const ConvGather& g, const float* weight, float bias, int relu, int accumulate, float* y,
+                           int64_t row_step, int64_t step) {
+  vf taps[9];
+  if (STRIDE)
+    for (int t = 0; t < 9; ++t) taps[t] = broadcast(weight[t]);
+  for (int64_t q = 0; q < g.out_width; q += W) {
+    const TapCells at(g, q);
+    const ThreeTaps<STRIDE ? STRIDE : 1> three(g, q, at.lanes);
+    const auto finish = [&](int64_t p, vf sum) {
+      float* out = y + p * row_step + q * step;
+      if (relu) sum = select(sum < vf{}, vf{}, sum);  // NaN stays
+      if (step == 1) {
+        if (accumulate) sum += load_first(out, at.lanes);
+        store_first(out, at.lanes, sum);
+      } else {
+        float lane[W];
+        store(lane, sum);
+        for (int i = 0; i < at.lanes; ++i) out[i * step] = accumulate ? out[i * step] + lane[i] : lane[i];
+      }
+    };
+    for (int64_t p = 0; p < g.out_height;) {
+      if (STRIDE && at.whole(p) && at.whole(p + ROWS - 1)) {
+        vf sum[ROWS];
+        for (int i = 0; i < ROWS; ++i) sum[i] = broadcast(bias);
+        convolve_rows_3x3<STRIDE ? STRIDE : 1>(g, three, taps, g.image + p * STRIDE * g.width + at.offset[0], sum);
+        for (int i = 0; i < ROWS; ++i) finish(p + i, sum[i]);
+        p += ROWS;
+      } else {
+        vf sum = broadcast(bias);
+        convolve_row(g, at, weight, p, sum);
+        finish(p++, sum);
+      }
+    }
+  }
+}
+
+void depthwise(const ConvGather* gather, const float* weight, float bias, int relu, int accumulate, float* y,
+               int64_t row_step, int64_t step) {
+  const ConvGather& g = *gather;
+  if (!is_dense_3x3(g))
+    convolve_plane<0>(g, weight, bias, relu, accumulate, y, row_step, step);
+  else if (g.stride_w == 1)
+    convolve_plane<1>(g, weight, bias, relu, accumulate, y, row_step, step);
+  else
+    convolve_plane<2>(g, weight, bias, relu, accumulate, y, row_step, step);
+}
+
+void interleave_rows(int64_t n, const float* even, const float* odd, float* out) {
+  for (int64_t i = 0; i < n; i += 2 * W) {
+    vf pair[2];
+    interleave(load_first(even + i / 2, (n - i + 1) / 2), load_first(odd + i / 2, (n - i) / 2), pair, AllLanes());
+    store_first(out + i, n - i, pair[0]);
+    if (n - i > W) store_first(out + i + W, n - i - W, pair[1]);
+  }
+}
+
+template <int STRIDE>
+inline void weight_sums_3x3(const ConvGather& g, const float* dy, float* d_weight) {
+  vf sum[9] = {};
+  for (int64_t q = 0; q < g.out_width; q += W) {
+    const TapCells at(g, q);
+    const ThreeTaps<STRIDE> three(g, q, at.lanes);
+    const float* errors = dy + q;
+    for (int64_t p = 0; p < g.out_height;) {
+      const float* corner = g.image + p * STRIDE * g.width + at.offset[0];
+      if (at.whole(p) && at.whole(p + ROWS - 1)) {
+        vf error[ROWS];
+        for (int i = 0; i < ROWS; ++i) error[i] = load_first(errors + (p + i) * g.out_width, at.lanes);
+#pragma GCC unroll 16
+        for (int h = 0; h < (ROWS - 1) * STRIDE + 3; ++h) {
+          vf cell[3];
+          three.load(corner + h * g.width, cell);
+#pragma GCC unroll 4
+          for (int i = 0; i < ROWS; ++i) {
+            const int r = h - i * STRIDE;
+            if (r < 0 || r > 2) continue;
+            for (int s = 0; s < 3; ++s) sum[3 * r + s] = fma(error[i], cell[s], sum[3 * r + s]);
+          }
+        }
+        p += ROWS;
+      } else {
+        const vf error = load_first(errors + p * g.out_width, at.lanes);
+        for (int r = 0; r < 3; ++r) {
+          const int64_t h = p * STRIDE + g.tap_h[0] + r;
+          if (h < 0 || h >= g.height) continue;
+          vf cell[3];
+          three.load(corner + r * g.width, cell);
+          for (int s = 0; s < 3; ++s) sum[3 * r + s] = fma(error, cell[s], sum[3 * r + s]);
+        }
+        ++p;
+      }
+    }
+  }
+  for (int t = 0; t < 9; ++t) d_weight[t] = sum_lanes(sum[t]);
+}
+
+inline void weight_sums(const ConvGather& g, const float* dy, float* d_weight) {
+  vf sum[MOST_TAPS];
+  for (int64_t t = 0; t < g.taps; ++t) sum[t] = vf{};
+  for (int64_t q = 0; q < g.out_width; q += W) {
+    const TapCells at(g, q);
+    for (int64_t p = 0; p < g.out_height; ++p) {
+      const vf error = load_first(dy + p * g.out_width + q, at.lanes);
+      const float* row = g.image + p * g.stride_h * g.width;
+      for (int64_t t = 0; t < g.taps; ++t) {
+        const int64_t h = p * g.stride_h + g.tap_h[t];
+        if (h >= 0 && h < g.height) sum[t] = fma(error, at.cells[t].load(row + at.offset[t]), sum[t]);
+      }
+    }
+  }
+  for (int64_t t = 0; t < g.taps; ++t) d_weight[t] = sum_lanes(sum[t]);
+}
+
+void depthwise_weight(const ConvGather* gather, const float* dy, float* d_weight) {
+  const ConvGather& g = *gather;
+  if (!is_dense_3x3(g))
+    weight_sums(g, dy, d_weight);
+  else if (g.stride_w == 1)
+    weight_sums_3x3<1>(g, dy, d_weight);
+  else
+    weight_sums_3x3<2>(g, dy, d_weight);
+}
+
+}  // namespace

@@ -1,0 +1,47 @@
+// Vectors of 4 floats in the compiler's own terms: the part of vec.hpp that ISAs of 128-bit registers share.
+// Included by their vec.hpp, which adds the micro-tile's size and square_root.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace {
+
+constexpr int W = 4;
+
+typedef float vf __attribute__((vector_size(16)));
+typedef int32_t vi __attribute__((vector_size(16)));
+typedef uint32_t vu __attribute__((vector_size(16)));
+
+typedef vi vmask;
+
+// Lanes [first, last).
+inline vmask lane_range(int first, int last) {
+  const vi lane = {0, 1, 2, 3};
+  return (lane >= first) & (lane < last);
+}
+
+// Lanes 0 and 2.
+inline vmask even_mask() { return vi{-1, 0, -1, 0}; }
+
+// Other lanes are 0 and their memory is not touched.
+inline vf load_lanes(const float* p, vmask m) {
+  vf v = {};
+  for (int i = 0; i < W; ++i)
+    if (m[i]) v[i] = p[i];
+  return v;
+}
+inline void store_lanes(float* p, vmask m, vf v) {
+  for (int i = 0; i < W; ++i)
+    if (m[i]) p[i] = v[i];
+}
+
+// Lane i is p[i * stride] where the mask has it, else 0.
+inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
+  vf v = {};
+  for (int i = 0; i < W; ++i)
+    if (m[i]) v[i] = p[int64_t{i} * stride];
+  return v;
+}
+
+}  // namespace

@@ -1,0 +1,153 @@
+// Strips of columns are tasks: a strip's columns are packed block by block of depth and multiplied with all of A.
+#include "column_product.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "../dispatch.hpp"
+#include "../parallel.hpp"
+#include "gemm.hpp"
+
+namespace deepnet {
+namespace {
+
+constexpr double least_work = 1 << 20;  // multiply-adds that are worth a thread
+
+// One strip of columns [j0, j0 + n) to c, rows ldc apart.
+void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index ldc) {
+  const KernelTable& kernel = kernels();
+  const Index block = even_piece(p.depth, gemm_depth);
+  float* columns = thread_scratch(Scratch::pack, static_cast<std::size_t>(block * round_up(n, kernel.gemm_nr)));
+  GemmBlock g = {};
+  g.m = p.rows;
+  g.n = n;
+  g.b = columns;
+  g.c = c;
+  g.ldc = ldc;
+  for (Index k0 = 0; k0 < p.depth; k0 += block) {
+    const Index k1 = std::min(k0 + block, p.depth);
+    kernel.pack_columns(&p.gather, k0, k1, j0, n, columns);
+    const bool last = k1 == p.depth;
+    g.k = k1 - k0;
+    g.a = p.packed_a + p.rows * k0;
+    g.accumulate = k0 > 0;
+    g.bias_row = last ? p.bias : nullptr;
+    g.relu = last && p.activation.kind == ActivationKind::relu;
+    kernel.gemm_packed(&g);
+  }
+  if (p.activation.kind != ActivationKind::none && p.activation.kind != ActivationKind::relu) {
+    for (Index i = 0; i < p.rows; ++i) {
+      kernel.activation_forward(static_cast<int>(p.activation.kind), p.activation.parameter, n, c + i * ldc,
+                                c + i * ldc);
+    }
+  }
+}
+
+// Copies a finished strip, rows ld apart, to the cells of its pixels.
+void scatter_strip(const ColumnProduct& p, Index j0, Index n, const float* tile, Index ld) {
+  const Index Q = p.gather.out_width, pixels = p.gather.out_height * Q;
+  const bool dense = p.step_h == 1 && p.step_w == 1 && Q == p.out_width;
+  for (Index done = 0; done < n;) {
+    const Index j = j0 + done, image = j / pixels, pixel = j % pixels;
+    // The longest run that lies in one image, and in one row unless rows follow each other without gaps.
+    const Index run = std::min(n - done, dense ? pixels - pixel : Q - pixel % Q);
+    float* out = p.out + image * p.out_image_stride + pixel / Q * p.step_h * p.out_width + pixel % Q * p.step_w;
+    for (Index i = 0; i < p.rows; ++i) {
+      const float* from = tile + i * ld + done;
+      float* to = out + i * p.out_plane_stride;
+      if (p.step_w == 1) {
+        std::memcpy(to, from, static_cast<std::size_t>(run) * sizeof(float));
+      } else {
+        kernels().copy_strided(run, from, to, p.step_w);
+      }
+    }
+    done += run;
+  }
+}
+
+}  // namespace
+
+Taps forward_taps(const ConvShape& s, float* workspace) {
+  const Taps taps = {reinterpret_cast<int32_t*>(workspace), reinterpret_cast<int32_t*>(workspace) + s.R * s.S};
+  for (Index r = 0; r < s.R; ++r) {
+    for (Index c = 0; c < s.S; ++c) {
+      taps.h[r * s.S + c] = static_cast<int32_t>(r * s.dilation_h - s.pad_top);
+      taps.w[r * s.S + c] = static_cast<int32_t>(c * s.dilation_w - s.pad_left);
+    }
+  }
+  return taps;
+}
+
+ConvGather forward_gather(const ConvShape& s, const float* x, const Taps& taps) {
+  ConvGather g = {};
+  g.image = x;
+  g.image_stride = s.C * s.H * s.W;
+  g.channel_stride = s.H * s.W;
+  g.height = s.H;
+  g.width = s.W;
+  g.out_height = s.P;
+  g.out_width = s.Q;
+  g.stride_h = s.stride_h;
+  g.stride_w = s.stride_w;
+  g.taps = s.R * s.S;
+  g.tap_h = taps.h;
+  g.tap_w = taps.w;
+  return g;
+}
+
+Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* position) {
+  Index count = 0;
+  for (Index r = s.R; r-- > 0;) {
+    const Index h = a + s.pad_top - r * s.dilation_h;
+    if (h % s.stride_h != 0) continue;
+    for (Index c = s.S; c-- > 0;) {
+      const Index w = b + s.pad_left - c * s.dilation_w;
+      if (w % s.stride_w != 0) continue;
+      taps.h[count] = static_cast<int32_t>(h / s.stride_h);
+      taps.w[count] = static_cast<int32_t>(w / s.stride_w);
+      position[count++] = r * s.S + c;
+    }
+  }
+  return count;
+}
+
+void multiply_columns(const ColumnProduct& p) {
+  const Index nr = kernels().gemm_nr, width = kernels().vector_width;
+  const Index pixels = p.gather.out_height * p.gather.out_width;
+  // Where an image's pixels fill vectors well, strips end with the image and are written in place; else strips run
+  // on over images and are copied out.
+  const bool dense = p.step_h == 1 && p.step_w == 1 && p.gather.out_width == p.out_width;
+  const bool in_place = dense && round_up(pixels, width) * 8 <= pixels * 9;
+  const Index span = in_place ? pixels : p.images * pixels, spans = in_place ? p.images : 1;
+  if (span == 0 || spans == 0) return;
+
+  Index strip = std::min(round_up(even_piece(span, 512), nr), round_up(span, nr));
+  const double work_per_column = static_cast<double>(p.rows) * p.depth;
+  while (spans * ((span + strip - 1) / strip) < 16 && work_per_column * strip >= 2 * least_work && strip > 2 * nr) {
+    strip = round_up(strip / 2, nr);
+  }
+  const Index strips = (span + strip - 1) / strip;
+  const Index grain = grain_for(work_per_column * std::min(strip, span) / 16);
+
+  parallel_for(spans * strips, grain, [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index image = task / strips, first = task % strips * strip, n = std::min(strip, span - first);
+      if (in_place) {
+        multiply_strip(p, image * pixels + first, n, p.out + image * p.out_image_stride + first, p.out_plane_stride);
+      } else {
+        float* tile = thread_scratch(Scratch::tile, static_cast<std::size_t>(p.rows * strip));
+        multiply_strip(p, first, n, tile, strip);
+        scatter_strip(p, first, n, tile, strip);
+      }
+    }
+  });
+}
+
+void pack_blocks(const float* a, Index row_stride, Index rows, Index depth, float* packed) {
+  const Index block = even_piece(depth, gemm_depth);
+  for (Index k0 = 0; k0 < depth; k0 += block) {
+    kernels().pack_a(a + k0, row_stride, 1, rows, std::min(block, depth - k0), packed + rows * k0);
+  }
+}
+
+}  // namespace deepnet

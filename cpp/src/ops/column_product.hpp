@@ -1,0 +1,43 @@
+// Products of a matrix with the column matrix of an image (kernels/conv.inl), which is packed as it is needed.
+#pragma once
+
+#include <deepnet/layer.hpp>
+
+#include "../kernels/kernels.hpp"
+#include "convolution.hpp"
+
+namespace deepnet {
+
+// The input cell that each tap of a kernel reads, from that of its output pixel; int32 kept in a float workspace.
+struct Taps {
+  int32_t *h, *w;
+};
+inline std::size_t taps_floats(const ConvShape& s) { return static_cast<std::size_t>(2 * s.R * s.S); }
+Taps forward_taps(const ConvShape& shape, float* workspace);
+
+/// The taps of forward that reach the input cells (a + stride_h i, b + stride_w j), as offsets into dy, and where they
+/// in the kernel, by rising offset. Returns how many.
+Index phase_taps(const ConvShape& shape, Index a, Index b, const Taps& taps, Index* position);
+
+/// The columns that forward multiplies with: those of x, of one group's channels.
+ConvGather forward_gather(const ConvShape& shape, const float* x, const Taps& taps);
+
+// A (rows x depth, packed in blocks of k) times a column matrix, written to the planes of an image.
+struct ColumnProduct {
+  ConvGather gather;
+  Index images, rows, depth;
+  const float* packed_a;
+  const float* bias = nullptr;
+  Activation activation = {};
+  float* out;  // cell (0, 0) of plane 0 of image 0
+  Index out_image_stride, out_plane_stride;
+  Index out_width;               // of the whole plane
+  Index step_h = 1, step_w = 1;  // from one pixel's cell to the next; out is already at the first
+};
+
+void multiply_columns(const ColumnProduct& product);
+
+/// Packs a rows x depth matrix, rows row_stride apart, for ColumnProduct::packed_a.
+void pack_blocks(const float* a, Index row_stride, Index rows, Index depth, float* packed);
+
+}  // namespace deepnet

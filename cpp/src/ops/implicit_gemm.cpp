@@ -1,0 +1,215 @@
+// Three products with the column matrix of conv.inl (rows (c, r, s), columns (n, p, q)), per group of channels:
+//   forward   y     (K x pixels) = W (K x CRS)          columns of x (CRS x pixels)
+//   dE/dx     dx    (C x pixels) = mirrored W (C x KRS) columns of dy, in stride_h x stride_w phases
+//   dE/dW     d_W^T (CRS x K)    = columns of x (CRS x pixels)  dy^T (pixels x K)
+// In the last, vectors run along K and the columns need no transposing: a row of them is a run of the image.
+#include "implicit_gemm.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "../dispatch.hpp"
+#include "../parallel.hpp"
+#include "column_product.hpp"
+#include "gemm.hpp"
+
+namespace deepnet {
+namespace {
+
+constexpr double least_work = 1 << 20;  // multiply-adds that are worth a thread
+
+void clear_phase(const ConvShape& s, Index a, Index b, float* dx) {
+  parallel_for(s.N * s.C, grain_for(static_cast<double>(s.H * s.W)), [&](Index begin, Index end) {
+    for (Index plane = begin; plane < end; ++plane) {
+      for (Index h = a; h < s.H; h += s.stride_h) {
+        for (Index w = b; w < s.W; w += s.stride_w) dx[(plane * s.H + h) * s.W + w] = 0.0f;
+      }
+    }
+  });
+}
+
+// How dE/dW is cut into tasks: image groups, each with its own partial sums, added in order afterwards, times splits of
+// the column matrix's rows. Few groups where dE/dW is large, because their sums cost memory traffic.
+struct WeightTasks {
+  Index image_groups, images_per_group, row_splits, rows_per_split;
+};
+
+WeightTasks weight_tasks(const ConvShape& s) {
+  const Index pixels = s.P * s.Q, rows = s.C / s.groups * s.R * s.S;
+  const double work = static_cast<double>(s.N * pixels) * rows * (s.K / s.groups);
+  WeightTasks t;
+  const Index wanted = std::clamp<Index>(s.N * pixels / 2048, 1, 8);
+  t.images_per_group = even_piece(s.N, std::max<Index>(1, (s.N + wanted - 1) / wanted));
+  t.image_groups = std::max<Index>(1, (s.N + t.images_per_group - 1) / t.images_per_group);
+  t.row_splits = 1;
+  while (t.row_splits * t.image_groups * s.groups < 8 && rows / t.row_splits >= 128 &&
+         work / static_cast<double>(t.row_splits * t.image_groups) >= 2 * least_work) {
+    t.row_splits *= 2;
+  }
+  t.rows_per_split = (rows + t.row_splits - 1) / t.row_splits;
+  return t;
+}
+
+// dy^T of pixels [j0, j0 + n) and one group's filters, packed as the right operand.
+void pack_errors(const ConvShape& s, const float* dy, Index j0, Index n, float* packed) {
+  const Index pixels = s.P * s.Q;
+  for (Index done = 0; done < n;) {
+    const Index image = (j0 + done) / pixels, pixel = (j0 + done) % pixels;
+    const Index run = std::min(n - done, pixels - pixel);
+    kernels().pack_b(dy + image * s.K * pixels + pixel, 1, pixels, run, s.K / s.groups, n,
+                     packed + done * kernels().gemm_nr);
+    done += run;
+  }
+}
+
+// Rows [row0, row1) of d_W^T (CRS x K), summed over images [n0, n1).
+void weight_task(const ConvShape& s, const ConvGather& gather, const float* dy, Index row0, Index row1, Index n0,
+                 Index n1, float* sums) {
+  constexpr Index rows_at_once = 126;  // columns of 126 rows x 256 pixels leave room in a 256 KB cache
+  const KernelTable& kernel = kernels();
+  const Index filters = s.K / s.groups, first = n0 * s.P * s.Q, last = n1 * s.P * s.Q;
+  const Index run = even_piece(last - first, kRowRun);
+  float* errors = thread_scratch(Scratch::pack, static_cast<std::size_t>(run * round_up(filters, kernel.gemm_nr)));
+  float* columns = thread_scratch(Scratch::columns, static_cast<std::size_t>(rows_at_once * kRowRunStride + kRowRun));
+  for (Index j = first; j < last; j += run) {
+    const Index n = std::min(run, last - j);
+    pack_errors(s, dy, j, n, errors);
+    for (Index row = row0; row < row1; row += rows_at_once) {
+      const Index rows = std::min(rows_at_once, row1 - row);
+      kernel.gather_columns(&gather, row, row + rows, j, n, columns);
+      kernel.gemm_row_runs(rows, filters, n, columns, errors, sums + row * filters, filters, j > first);
+    }
+  }
+}
+
+}  // namespace
+
+std::size_t implicit_forward_workspace(const ConvShape& s) {
+  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
+}
+
+std::size_t implicit_backward_data_workspace(const ConvShape& s) {
+  const std::size_t positions = taps_floats(s);  // R * S Index
+  return taps_floats(s) + positions + 2 * static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
+}
+
+std::size_t implicit_backward_weight_workspace(const ConvShape& s) {
+  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S * weight_tasks(s).image_groups);
+}
+
+void implicit_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
+                      Activation activation, float* workspace) {
+  const Taps taps = forward_taps(s, workspace);
+  float* packed = workspace + taps_floats(s);
+  const Index filters = s.K / s.groups, channels = s.C / s.groups, depth = channels * s.R * s.S;
+  for (Index g = 0; g < s.groups; ++g) {
+    pack_blocks(weight + g * filters * depth, depth, filters, depth, packed);
+    ColumnProduct p = {};
+    p.gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
+    p.images = s.N;
+    p.rows = filters;
+    p.depth = depth;
+    p.packed_a = packed;
+    p.bias = bias ? bias + g * filters : nullptr;
+    p.activation = activation;
+    p.out = y + g * filters * s.P * s.Q;
+    p.out_image_stride = s.K * s.P * s.Q;
+    p.out_plane_stride = s.P * s.Q;
+    p.out_width = s.Q;
+    p.step_h = p.step_w = 1;
+    multiply_columns(p);
+  }
+}
+
+void implicit_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
+  const Taps taps = forward_taps(s, workspace);
+  Index* position = reinterpret_cast<Index*>(workspace + taps_floats(s));
+  float* mirrored = workspace + 2 * taps_floats(s);
+  const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S;
+  for (Index phase = 0; phase < s.stride_h * s.stride_w; ++phase) {
+    const Index a = phase / s.stride_w, b = phase % s.stride_w;
+    if (a >= s.H || b >= s.W) continue;
+    const Index count = phase_taps(s, a, b, taps, position);
+    if (count == 0) {
+      clear_phase(s, a, b, dx);
+      continue;
+    }
+    const Index depth = filters * count;
+    float* packed = mirrored + channels * depth;
+    ColumnProduct p = {};
+    p.gather.image_stride = s.K * s.P * s.Q;
+    p.gather.channel_stride = s.P * s.Q;
+    p.gather.height = s.P;
+    p.gather.width = s.Q;
+    p.gather.out_height = (s.H - a + s.stride_h - 1) / s.stride_h;
+    p.gather.out_width = (s.W - b + s.stride_w - 1) / s.stride_w;
+    p.gather.stride_h = p.gather.stride_w = 1;
+    p.gather.taps = count;
+    p.gather.tap_h = taps.h;
+    p.gather.tap_w = taps.w;
+    p.images = s.N;
+    p.rows = channels;
+    p.depth = depth;
+    p.packed_a = packed;
+    p.out_image_stride = s.C * s.H * s.W;
+    p.out_plane_stride = s.H * s.W;
+    p.out_width = s.W;
+    p.step_h = s.stride_h;
+    p.step_w = s.stride_w;
+    for (Index g = 0; g < s.groups; ++g) {
+      const float* w = weight + g * filters * channels * cells;
+      parallel_for(channels, grain_for(static_cast<double>(depth)), [&](Index begin, Index end) {
+        for (Index c = begin; c < end; ++c) {
+          for (Index k = 0; k < filters; ++k) {
+            for (Index t = 0; t < count; ++t) {
+              mirrored[(c * filters + k) * count + t] = w[(k * channels + c) * cells + position[t]];
+            }
+          }
+        }
+      });
+      pack_blocks(mirrored, depth, channels, depth, packed);
+      p.gather.image = dy + g * filters * s.P * s.Q;
+      p.out = dx + g * channels * s.H * s.W + a * s.W + b;
+      multiply_columns(p);
+    }
+  }
+}
+
+void implicit_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, bool accumulate,
+                              float* workspace) {
+  const Taps taps = forward_taps(s, workspace);
+  float* sums = workspace + taps_floats(s);
+  const Index filters = s.K / s.groups, channels = s.C / s.groups, rows = channels * s.R * s.S;
+  const Index one_sum = s.K * rows;  // all groups of channels, [g][row][filter]
+  const WeightTasks t = weight_tasks(s);
+  if (s.N == 0) {
+    std::memset(sums, 0, static_cast<std::size_t>(one_sum) * sizeof(float));
+  }
+  const double work =
+      static_cast<double>(t.rows_per_split) * filters * static_cast<double>(t.images_per_group * s.P * s.Q);
+  parallel_for(s.N == 0 ? 0 : s.groups * t.image_groups * t.row_splits, grain_for(work / 16),
+               [&](Index begin, Index end) {
+                 for (Index task = begin; task < end; ++task) {
+                   const Index split = task % t.row_splits, group = task / t.row_splits % t.image_groups;
+                   const Index g = task / t.row_splits / t.image_groups;
+                   const Index row0 = split * t.rows_per_split, row1 = std::min(row0 + t.rows_per_split, rows);
+                   const Index n0 = group * t.images_per_group, n1 = std::min(n0 + t.images_per_group, s.N);
+                   const ConvGather gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
+                   weight_task(s, gather, dy + g * filters * s.P * s.Q, row0, row1, n0, n1,
+                               sums + group * one_sum + g * filters * rows);
+                 }
+               });
+  const Index rows_at_once = std::max<Index>(16, grain_for(static_cast<double>(filters * t.image_groups), 16));
+  for (Index g = 0; g < s.groups; ++g) {
+    parallel_for(rows, rows_at_once, [&](Index begin, Index end) {
+      float* total = sums + g * filters * rows + begin * filters;
+      for (Index group = 1; group < t.image_groups; ++group) {
+        kernels().add((end - begin) * filters, total + group * one_sum, total);
+      }
+      kernels().transpose(total, filters, end - begin, filters, d_weight + g * filters * rows + begin, rows,
+                          accumulate);
+    });
+  }
+}
+
+}  // namespace deepnet

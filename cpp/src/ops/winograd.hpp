@@ -1,0 +1,26 @@
+// 3 x 3 convolution of stride 1 as 16 matrix products over 2 x 2 tiles of outputs; see kernels/winograd.inl.
+#pragma once
+
+#include "convolution.hpp"
+
+namespace deepnet {
+
+/// Whether Winograd's way is the faster one; false where it cannot go. By the shape of one image alone, so that an
+/// image's result does not depend on its batch.
+bool winograd_forward_wins(const ConvShape& shape);
+bool winograd_backward_data_wins(const ConvShape& shape);
+bool winograd_backward_weight_wins(const ConvShape& shape);
+
+/// Floats of workspace.
+std::size_t winograd_forward_workspace(const ConvShape& shape);
+std::size_t winograd_backward_data_workspace(const ConvShape& shape);
+std::size_t winograd_backward_weight_workspace(const ConvShape& shape);
+
+/// As conv_forward and its like.
+void winograd_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+                      Activation activation, float* workspace);
+void winograd_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);
+void winograd_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
+                              float* workspace);
+
+}  // namespace deepnet

@@ -1,0 +1,51 @@
+// The threads that parallel_for spreads work over: started when first wanted, asleep when there is none.
+//
+// A team whose members meet at a barrier, as OpenMP's do, waits for its slowest thread even where that thread had
+// nothing to do; on a machine shared with other programs it is often not running, and a call of 50 us took up to 28 ms.
+// Here the caller takes pieces itself and waits only for pieces that another thread has begun.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+
+#include <deepnet/tensor.hpp>
+
+namespace deepnet {
+
+class ThreadPool {
+ public:
+  /// The one pool of this process. It is never destroyed: its threads may outlive main().
+  static ThreadPool& instance();
+
+  /// Calls piece(context, i) for every i in [0, pieces), on this thread and up to `helpers` others; piece must not
+  /// throw. Another caller's work is not waited for: false, and nothing done, where the pool is busy.
+  bool run(Index pieces, int helpers, void (*piece)(void*, Index), void* context);
+
+ private:
+  ThreadPool() = default;
+  void start(int threads);
+  void work();
+  bool join(std::uint64_t& seen);
+  void take_pieces();
+  void sleep(std::uint64_t seen);
+
+  std::mutex busy_;  // held by the caller whose work is on
+  int threads_ = 0;
+
+  // The work that is on. Written while the gate is shut and nobody is inside.
+  void (*piece_)(void*, Index) = nullptr;
+  void* context_ = nullptr;
+  Index pieces_ = 0;
+  alignas(64) std::atomic<Index> next_{0};
+
+  // Which work, how many threads may still join it, how many are inside: see the fields in thread_pool.cpp.
+  alignas(64) std::atomic<std::uint64_t> gate_{0};
+
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::mutex sleep_mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace deepnet
