@@ -348,8 +348,9 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
 def attach(layer: type[Layer]) -> None:
     """Give the layer class its training methods, its history, and metadata: read-only, for all layers share it."""
-    methods = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
-    for name, value in {**methods, "history": HistoryAttribute(), "metadata": MappingProxyType({})}.items():
+    attributes: dict[str, object] = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
+    attributes |= {"history": HistoryAttribute(), "metadata": MappingProxyType({})}
+    for name, value in attributes.items():
         setattr(layer, name, value)
 
 

@@ -66,7 +66,7 @@ class Progress:
         if self._bar is not None:
             # The last drawing stays: whole, on two lines if need be.
             self._bar.ncols = None
-            self._bar.bar_format = self._bar.bar_format.replace(" [{remaining}]", "")
+            self._bar.bar_format = str(self._bar.bar_format).replace(" [{remaining}]", "")
             self.update(samples, logs)
         elif self._stream is not None:
             rate = samples / max(time.perf_counter() - self._begin, 1e-9)
