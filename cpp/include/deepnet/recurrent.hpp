@@ -28,7 +28,7 @@ class CarriedState {
   }
   void set(std::vector<Tensor> arrays) {
     std::lock_guard<std::mutex> lock(mutex_);
-    arrays_ = std::move(arrays);
+    arrays_.swap(arrays);  // the old ones go after the lock: their owner may wait for one of its own
   }
 
  private:

@@ -1,5 +1,5 @@
 // A model file is a safetensors file. Its tensors are the parameters under their own names ("0.weight"), for any
-// other tool to read, and the optimizer's buffers ("optimizer.0.weight.velocity"). Its metadata:
+// other tool to read, and the optimizer's buffers ("optimizer.0.weight.momentum_buffer"). Its metadata:
 //   "format": "deepnet", "deepnet_version": "1", "structure": JSON, and with an optimizer "optimizer": JSON;
 //   all others are the user's
 #include <deepnet/io.hpp>

@@ -19,4 +19,4 @@
 
 #include "winograd.inl"  // after conv.inl, whose column numbers it shares
 
-#include "depthwise.inl"  // after winograd.inl, whose CellPairs it uses
+#include "depthwise.inl"  // after conv.inl, whose lanes_inside it uses

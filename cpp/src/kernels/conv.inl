@@ -32,38 +32,6 @@ inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes) {
   return lane_range(first < lanes ? (int)first : lanes, last < lanes ? (int)last : lanes);
 }
 
-template <int... I>
-inline vf even_lanes(vf low, vf high, Lanes<I...>) {
-  return shuffle<(2 * I)...>(low, high);
-}
-template <int... I>
-inline vf odd_lanes(vf low, vf high, Lanes<I...>) {
-  return shuffle<(2 * I + 1)...>(low, high);
-}
-
-// Up to 2 W neighbouring cells of a row; those outside the image are 0 and are not read.
-struct CellPairs {
-  vmask low, high;
-  // Cells [0, n) from column w of a row of `width`.
-  void set(int64_t w, int64_t n, int64_t width) {
-    const int first = w >= 0 ? 0 : w > -2 * W ? (int)-w : 2 * W;
-    const int last = width - w >= n ? (int)n : width - w > 0 ? (int)(width - w) : 0;
-    low = lane_range(first, last);
-    high = lane_range(first - W, last - W);
-  }
-  void load(const float* row, vf& even, vf& odd) const {
-    const vf a = load_lanes(row, low), b = load_lanes(row + W, high);
-    even = even_lanes(a, b, AllLanes());
-    odd = odd_lanes(a, b, AllLanes());
-  }
-};
-
-template <int... I>
-inline void interleave(vf even, vf odd, vf* out, Lanes<I...>) {
-  out[0] = shuffle<((I & 1) ? W + I / 2 : I / 2)...>(even, odd);
-  out[1] = shuffle<((I & 1) ? W + W / 2 + I / 2 : W / 2 + I / 2)...>(even, odd);
-}
-
 // Writes rows [row0, row1) of a vector of n <= W columns from j, row r at out + (r - row0) * out_stride; other lanes 0.
 inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out,
                          int64_t out_stride) {

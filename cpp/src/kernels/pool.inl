@@ -15,53 +15,15 @@ namespace pool {
 // --- lanes -------------------------------------------------------------------------------------------------
 
 template <int... I>
-struct Lanes {};
-template <int N, int... I>
-struct LanesBelow : LanesBelow<N - 1, N - 1, I...> {};
-template <int... I>
-struct LanesBelow<0, I...> {
-  typedef Lanes<I...> type;
-};
-typedef LanesBelow<W>::type AllLanes;
-
-// GCC has __builtin_shufflevector from version 12 on; Clang has no __builtin_shuffle.
-#if defined(__clang__)
-#define DEEPNET_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define DEEPNET_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, vi{__VA_ARGS__})
-#endif
-
-template <int... I>
 inline vi lane_numbers(Lanes<I...>) {
   return vi{I...};
-}
-
-// Of the 2 W floats (a, b): those in even places, and in odd ones.
-template <int... I>
-inline vf even_places(vf a, vf b, Lanes<I...>) {
-  return DEEPNET_SHUFFLE(a, b, (2 * I)...);
-}
-template <int... I>
-inline vf odd_places(vf a, vf b, Lanes<I...>) {
-  return DEEPNET_SHUFFLE(a, b, (2 * I + 1)...);
-}
-
-// a0 b0 a1 b1 ...: the first W of these 2 W floats, and the last.
-template <int... I>
-inline vf interleave_first(vf a, vf b, Lanes<I...>) {
-  return DEEPNET_SHUFFLE(a, b, (I % 2 * W + I / 2)...);
-}
-template <int... I>
-inline vf interleave_last(vf a, vf b, Lanes<I...>) {
-  return DEEPNET_SHUFFLE(a, b, (I % 2 * W + (W + I) / 2)...);
 }
 
 // p[0], p[2], ..., p[2 W - 2], reading nothing beyond: the second vector starts one early.
 template <int... I>
 inline vf every_second(const float* p, Lanes<I...>) {
-  return DEEPNET_SHUFFLE(load(p), load(p + W - 1), (I < W / 2 ? 2 * I : 2 * I + 1)...);
+  return shuffle<(I < W / 2 ? 2 * I : 2 * I + 1)...>(load(p), load(p + W - 1));
 }
-#undef DEEPNET_SHUFFLE
 
 // p[0], p[stride], ...: n of them, the other lanes 0.
 inline vf load_strided(const float* p, int64_t stride, int64_t n) {
@@ -105,13 +67,15 @@ struct Pairs {
 // The 2 W floats at p, of which n may be read.
 inline Pairs load_pairs(const float* p, int64_t n) {
   const vf a = load_first(p, n), b = load_first(p + W, n - W);
-  return {even_places(a, b, AllLanes()), odd_places(a, b, AllLanes())};
+  return {even_lanes(a, b, AllLanes()), odd_lanes(a, b, AllLanes())};
 }
 
 // even0 odd0 even1 odd1 ...: the 2 W floats at p, of which n may be written.
 inline void store_pairs(float* p, int64_t n, vf even, vf odd) {
-  store_first(p, n, interleave_first(even, odd, AllLanes()));
-  store_first(p + W, n - W, interleave_last(even, odd, AllLanes()));
+  vf pair[2];
+  interleave(even, odd, pair, AllLanes());
+  store_first(p, n, pair[0]);
+  store_first(p + W, n - W, pair[1]);
 }
 
 // Calls window(out, n, top, upper, lower) for W windows: the first one's output position, of which n may be written,

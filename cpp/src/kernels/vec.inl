@@ -58,6 +58,40 @@ struct LanesUpTo<0, I...> {
 };
 typedef LanesUpTo<W>::type AllLanes;
 
+// Of the 2 W floats (low, high): those in even places, and in odd ones.
+template <int... I>
+inline vf even_lanes(vf low, vf high, Lanes<I...>) {
+  return shuffle<(2 * I)...>(low, high);
+}
+template <int... I>
+inline vf odd_lanes(vf low, vf high, Lanes<I...>) {
+  return shuffle<(2 * I + 1)...>(low, high);
+}
+
+// even0 odd0 even1 odd1 ...: 2 W floats.
+template <int... I>
+inline void interleave(vf even, vf odd, vf* out, Lanes<I...>) {
+  out[0] = shuffle<((I & 1) ? W + I / 2 : I / 2)...>(even, odd);
+  out[1] = shuffle<((I & 1) ? W + W / 2 + I / 2 : W / 2 + I / 2)...>(even, odd);
+}
+
+// Up to 2 W neighbouring cells of a row; those outside the image are 0 and are not read.
+struct CellPairs {
+  vmask low, high;
+  // Cells [0, n) from column w of a row of `width`.
+  void set(int64_t w, int64_t n, int64_t width) {
+    const int first = w >= 0 ? 0 : w > -2 * W ? (int)-w : 2 * W;
+    const int last = width - w >= n ? (int)n : width - w > 0 ? (int)(width - w) : 0;
+    low = lane_range(first, last);
+    high = lane_range(first - W, last - W);
+  }
+  void load(const float* row, vf& even, vf& odd) const {
+    const vf a = load_lanes(row, low), b = load_lanes(row + W, high);
+    even = even_lanes(a, b, AllLanes());
+    odd = odd_lanes(a, b, AllLanes());
+  }
+};
+
 // One stage of Eklundh's transposition (1972): swaps the off-diagonal D x D blocks of rows i and i + D.
 template <int D, int... I>
 inline void swap_blocks(vf& upper, vf& lower, Lanes<I...>) {

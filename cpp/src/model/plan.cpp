@@ -244,7 +244,7 @@ class Planner {
   }
 
   // Greedy by size (Pisarchyk and Lee 2020, sec. 5.2): the largest first, each at the lowest place that is free for
-  // all of its life. What runs of backward after backward must not lose is kept by repeatable().
+  // all of its life. What runs of backward after backward must not lose is kept by make_repeatable().
   void assign_offsets() {
     if (request_.backward && !request_.loss) make_repeatable();
     std::vector<int> order;

@@ -7,8 +7,8 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "blocking.hpp"
 #include "column_product.hpp"
-#include "gemm.hpp"
 
 namespace deepnet {
 

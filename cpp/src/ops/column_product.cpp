@@ -6,12 +6,11 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
-#include "gemm.hpp"
+#include "activation.hpp"
+#include "blocking.hpp"
 
 namespace deepnet {
 namespace {
-
-constexpr double least_work = 1 << 20;  // multiply-adds that are worth a thread
 
 // One strip of columns [j0, j0 + n) to c, rows ldc apart.
 void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index ldc) {
@@ -32,15 +31,10 @@ void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index l
     g.a = p.packed_a + p.rows * k0;
     g.accumulate = k0 > 0;
     g.bias_row = last ? p.bias : nullptr;
-    g.relu = last && p.activation.kind == ActivationKind::relu;
+    g.relu = last && is_fused(p.activation);
     kernel.gemm_packed(&g);
   }
-  if (p.activation.kind != ActivationKind::none && p.activation.kind != ActivationKind::relu) {
-    for (Index i = 0; i < p.rows; ++i) {
-      kernel.activation_forward(static_cast<int>(p.activation.kind), p.activation.parameter, n, c + i * ldc,
-                                c + i * ldc);
-    }
-  }
+  apply_unfused(p.activation, p.rows, n, c, ldc);
 }
 
 // Copies a finished strip, rows ld apart, to the cells of its pixels.

@@ -24,47 +24,51 @@ bool scatter_is_cheaper(const ConvShape& s) {
   return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K);
 }
 
-}  // namespace
+template <class Run>
+struct Method {
+  std::size_t (*workspace)(const ConvShape&);
+  Run* run;
+};
 
-std::size_t conv_forward_workspace(const ConvShape& s) {
-  return depthwise_applies(s)       ? depthwise_forward_workspace(s)
-         : winograd_forward_wins(s) ? winograd_forward_workspace(s)
-                                    : implicit_forward_workspace(s);
+Method<decltype(conv_forward)> forward_method(const ConvShape& s) {
+  if (depthwise_applies(s)) return {depthwise_forward_workspace, depthwise_forward};
+  if (winograd_forward_wins(s)) return {winograd_forward_workspace, winograd_forward};
+  return {implicit_forward_workspace, implicit_forward};
 }
 
+Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
+  if (depthwise_applies(s)) return {depthwise_backward_data_workspace, depthwise_backward_data};
+  if (winograd_backward_data_wins(s)) return {winograd_backward_data_workspace, winograd_backward_data};
+  if (scatter_is_cheaper(s)) return {col2im_backward_data_workspace, col2im_backward_data};
+  return {implicit_backward_data_workspace, implicit_backward_data};
+}
+
+Method<decltype(conv_backward_weight)> backward_weight_method(const ConvShape& s) {
+  if (depthwise_applies(s)) return {depthwise_backward_weight_workspace, depthwise_backward_weight};
+  if (winograd_backward_weight_wins(s)) return {winograd_backward_weight_workspace, winograd_backward_weight};
+  return {implicit_backward_weight_workspace, implicit_backward_weight};
+}
+
+}  // namespace
+
+std::size_t conv_forward_workspace(const ConvShape& s) { return forward_method(s).workspace(s); }
+
 std::size_t conv_backward_workspace(const ConvShape& s) {
-  if (depthwise_applies(s)) {
-    return std::max(depthwise_backward_data_workspace(s), depthwise_backward_weight_workspace(s));
-  }
-  const std::size_t data = winograd_backward_data_wins(s) ? winograd_backward_data_workspace(s)
-                           : scatter_is_cheaper(s)        ? col2im_backward_data_workspace(s)
-                                                          : implicit_backward_data_workspace(s);
-  return std::max(data, winograd_backward_weight_wins(s) ? winograd_backward_weight_workspace(s)
-                                                         : implicit_backward_weight_workspace(s));
+  return std::max(backward_data_method(s).workspace(s), backward_weight_method(s).workspace(s));
 }
 
 void conv_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
                   Activation activation, float* workspace) {
-  const auto forward = depthwise_applies(s)       ? depthwise_forward
-                       : winograd_forward_wins(s) ? winograd_forward
-                                                  : implicit_forward;
-  forward(s, x, weight, bias, y, activation, workspace);
+  forward_method(s).run(s, x, weight, bias, y, activation, workspace);
 }
 
 void conv_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const auto backward = depthwise_applies(s)             ? depthwise_backward_data
-                        : winograd_backward_data_wins(s) ? winograd_backward_data
-                        : scatter_is_cheaper(s)          ? col2im_backward_data
-                                                         : implicit_backward_data;
-  backward(s, dy, weight, dx, workspace);
+  backward_data_method(s).run(s, dy, weight, dx, workspace);
 }
 
 void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, bool accumulate,
                           float* workspace) {
-  const auto backward = depthwise_applies(s)               ? depthwise_backward_weight
-                        : winograd_backward_weight_wins(s) ? winograd_backward_weight
-                                                           : implicit_backward_weight;
-  backward(s, x, dy, d_weight, accumulate, workspace);
+  backward_weight_method(s).run(s, x, dy, d_weight, accumulate, workspace);
 }
 
 void conv_backward_bias(const ConvShape& s, const float* dy, float* d_bias, bool accumulate) {

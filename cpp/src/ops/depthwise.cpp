@@ -7,8 +7,9 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "activation.hpp"
+#include "blocking.hpp"
 #include "column_product.hpp"
-#include "gemm.hpp"
 
 namespace deepnet {
 namespace {
@@ -41,16 +42,14 @@ void depthwise_forward(const ConvShape& s, const float* x, const float* weight, 
                        Activation activation, float* workspace) {
   const Taps taps = forward_taps(s, workspace);
   const Index filters = s.K / s.groups, pixels = s.P * s.Q;
-  const bool relu = activation.kind == ActivationKind::relu;
+  const bool relu = is_fused(activation);
   parallel_for(s.N * s.K, planes_at_once(s), [&](Index begin, Index end) {
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.K, k = plane % s.K;
       float* out = y + plane * pixels;
       const ConvGather gather = forward_gather(s, x + (n * s.C + k / filters) * s.H * s.W, taps);
       kernels().depthwise(&gather, weight + k * s.R * s.S, bias ? bias[k] : 0.0f, relu, 0, out, s.Q, 1);
-      if (activation.kind != ActivationKind::none && !relu) {
-        kernels().activation_forward(static_cast<int>(activation.kind), activation.parameter, pixels, out, out);
-      }
+      apply_unfused(activation, 1, pixels, out, pixels);
     }
   });
 }

@@ -6,6 +6,7 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "activation.hpp"
 
 namespace deepnet {
 namespace {
@@ -19,8 +20,9 @@ struct Blocks {
 
 Blocks choose_blocks(Index m, Index n, Index k) {
   const Index nr = kernels().gemm_nr;
+  if (static_cast<double>(m) * n * k < 2 * least_work)
+    return {std::max<Index>(m, 1), round_up(std::max<Index>(n, 1), nr)};
   Index rows = even_piece(m, 252), columns = round_up(even_piece(n, 128), nr);
-  const double least_work = 1 << 20;
   const auto tasks = [&] { return ((m + rows - 1) / rows) * ((n + columns - 1) / columns); };
   const auto work = [&] { return static_cast<double>(rows) * columns * k; };
   while (tasks() < 16 && work() >= 2 * least_work && (columns > 2 * nr || rows > 64)) {
@@ -30,18 +32,7 @@ Blocks choose_blocks(Index m, Index n, Index k) {
       rows = (rows + 1) / 2;
     }
   }
-  if (static_cast<double>(m) * n * k < 2 * least_work)
-    return {std::max<Index>(m, 1), round_up(std::max<Index>(n, 1), nr)};
   return {rows, columns};
-}
-
-// The activation where the kernels cannot apply it as they write: any but ReLU.
-void finish(Index rows, Index columns, float* c, Index ldc, Activation activation) {
-  if (activation.kind == ActivationKind::none || activation.kind == ActivationKind::relu) return;
-  for (Index i = 0; i < rows; ++i) {
-    kernels().activation_forward(static_cast<int>(activation.kind), activation.parameter, columns, c + i * ldc,
-                                 c + i * ldc);
-  }
 }
 
 // Products that one running sum adds up: its rounding grows with their number, that of sums of sums hardly.
@@ -72,11 +63,7 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
         kernel.gemm_dots(rows, columns, length, left, a.row_stride, right, b.col_stride, bias, out, ldc, accumulate);
       }
     }
-    if (epilogue.activation.kind == ActivationKind::none) return;
-    for (Index i = 0; i < rows; ++i) {
-      kernel.activation_forward(static_cast<int>(epilogue.activation.kind), epilogue.activation.parameter, columns,
-                                out + i * ldc, out + i * ldc);
-    }
+    apply(epilogue.activation, rows, columns, out, ldc);
   };
   // A row of dots is read from memory: its work is what it moves.
   if (m > n && !few_rows) {
@@ -148,10 +135,10 @@ void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index
         g.b = whole_b ? block_of_b(column, columns, k0) : strip;
         g.bias_col = last && epilogue.bias_col ? epilogue.bias_col + column : nullptr;
         g.accumulate = k0 > 0 || epilogue.accumulate;
-        g.relu = last && epilogue.activation.kind == ActivationKind::relu;
+        g.relu = last && is_fused(epilogue.activation);
         kernel.gemm_packed(&g);
       }
-      finish(rows, columns, g.c, ldc, epilogue.activation);
+      apply_unfused(epilogue.activation, rows, columns, g.c, ldc);
     }
   });
 }

@@ -4,6 +4,8 @@
 #include <deepnet/layer.hpp>
 #include <deepnet/tensor.hpp>
 
+#include "blocking.hpp"
+
 namespace deepnet {
 
 /// A matrix in memory: element (i, j) at data[i * row_stride + j * col_stride].
@@ -25,17 +27,5 @@ std::size_t gemm_workspace(Index m, Index n, Index k);
 /// C (m x n, rows ldc apart) = A (m x k) B (k x n), with the epilogue. Serial where the product is small.
 void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc, const GemmEpilogue& epilogue,
           float* workspace);
-
-/// Depth of the blocks that k is cut into: a panel of B that deep (48 KB with 32 columns) comes from the first- and
-/// second-level cache. 256 and 640 were 1 to 3 % slower on the convolutions of a VGG.
-constexpr Index gemm_depth = 384;
-
-inline Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-/// Cuts n items into the fewest equal pieces of at most `most`; returns the piece's size.
-inline Index even_piece(Index n, Index most) {
-  const Index pieces = (n + most - 1) / most;
-  return pieces == 0 ? 1 : (n + pieces - 1) / pieces;
-}
 
 }  // namespace deepnet

@@ -10,13 +10,11 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "blocking.hpp"
 #include "column_product.hpp"
-#include "gemm.hpp"
 
 namespace deepnet {
 namespace {
-
-constexpr double least_work = 1 << 20;  // multiply-adds that are worth a thread
 
 void clear_phase(const ConvShape& s, Index a, Index b, float* dx) {
   parallel_for(s.N * s.C, grain_for(static_cast<double>(s.H * s.W)), [&](Index begin, Index end) {

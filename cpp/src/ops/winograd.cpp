@@ -8,14 +8,14 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
-#include "gemm.hpp"
+#include "activation.hpp"
+#include "blocking.hpp"
 
 namespace deepnet {
 namespace {
 
 constexpr Index patch = 16;             // products: cells of a 4 x 4 patch
 constexpr Index cache = (1 << 20) / 4;  // floats of the second-level cache for each operand
-constexpr double least_work = 1 << 20;  // multiply-adds that are worth a thread
 
 // The distance between operands. A multiple of 4 KB would put all 16 into the same lines of the first-level cache.
 Index padded(Index floats) { return round_up(floats, 16) + 16; }
@@ -210,13 +210,11 @@ void winograd_forward(const ConvShape& s, const float* x, const float* weight, c
     pack_weight(weight + g * filters * channels * 9, channels * 9, 9, false, filters, channels, workspace);
     multiply_tiles({s.N, channels, filters, x + g * channels * s.H * s.W, s.C * s.H * s.W, s.H, s.W, -s.pad_top,
                     -s.pad_left, y + g * filters * s.P * s.Q, s.K * s.P * s.Q, s.P, s.Q, workspace,
-                    bias ? bias + g * filters : nullptr, activation.kind == ActivationKind::relu});
+                    bias ? bias + g * filters : nullptr, is_fused(activation)});
   }
-  if (activation.kind == ActivationKind::none || activation.kind == ActivationKind::relu) return;
-  parallel_for(s.N * s.K * s.P * s.Q, grain_for(4.0, 64), [&](Index begin, Index end) {
-    kernels().activation_forward(static_cast<int>(activation.kind), activation.parameter, end - begin, y + begin,
-                                 y + begin);
-  });
+  if (activation.kind == ActivationKind::none || is_fused(activation)) return;
+  parallel_for(s.N * s.K * s.P * s.Q, grain_for(4.0, 64),
+               [&](Index begin, Index end) { apply(activation, 1, end - begin, y + begin, 0); });
 }
 
 void winograd_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
