@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnet import _core, _progress
+from deepnet._arguments import at_least_one, checked_seed
 from deepnet._batches import EVALUATION_BATCH, ArraySource, BatchSource, Source, validation_source
 from deepnet._core import Layer, Loss, Optimizer, Trainer
 from deepnet._last_fit import HistoryAttribute, LastFit, keep_fit, last_fit
@@ -137,7 +138,8 @@ def fit(
     TypeError
         Complex or object arrays, class labels that are floats.
     ValueError
-        No data, ``epochs`` or ``batch_size`` below 1, labels out of range, an iterable that can be walked only once.
+        No data, ``epochs`` or ``batch_size`` below 1, ``seed`` below 0, labels out of range, an iterable that can be
+        walked only once.
     FloatingPointError
         The loss is not finite; the message says where that began, of sequences also at which step. The weights are
         those before that batch. Likewise of validation data, where it names the batch.
@@ -160,7 +162,8 @@ def fit(
     """
     from deepnet.callbacks import CallbackList
 
-    _at_least_one("fit", epochs=epochs, batch_size=batch_size)
+    at_least_one("fit", epochs=epochs, batch_size=batch_size)
+    random = np.random.default_rng(checked_seed("fit", seed)) if shuffle else None
     hooks = CallbackList(callbacks)
     chosen_loss = _choose_loss("fit", loss, y)
     trainer = Trainer(self, chosen_loss, _choose_optimizer(optimizer))
@@ -169,7 +172,6 @@ def fit(
         _no_padding("fit", lengths, mask)
         source = BatchSource("fit", x, chosen_loss, epochs)
     else:
-        random = np.random.default_rng(seed) if shuffle else None
         source = ArraySource("fit", x, y, chosen_loss, batch_size, random, lengths, mask)
     validation = None if validation_data is None else validation_source(validation_data, chosen_loss, epochs)
 
@@ -235,7 +237,7 @@ def predict(
     array([[0.5, 0.5],
            [1. , 0. ]], dtype=float32)
     """
-    _at_least_one("predict", batch_size=batch_size)
+    at_least_one("predict", batch_size=batch_size)
     return self._predict(x, batch_size, lengths, mask)
 
 
@@ -281,7 +283,7 @@ def evaluate(
     >>> nn.ReLU().evaluate(10 * np.eye(2), np.array([0, 0]), loss="cross_entropy")["accuracy"]
     0.5
     """
-    _at_least_one("evaluate", batch_size=batch_size)
+    at_least_one("evaluate", batch_size=batch_size)
     chosen_loss = _choose_loss("evaluate", last_fit(self).loss if loss is None else loss, y)
     source: Source
     if y is None:
@@ -334,8 +336,9 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
 def attach(layer: type[Layer]) -> None:
     """Give the layer class its training methods, its history, and metadata: read-only, for all layers share it."""
-    methods = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
-    for name, value in {**methods, "history": HistoryAttribute(), "metadata": MappingProxyType({})}.items():
+    attributes: dict[str, object] = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
+    attributes |= {"history": HistoryAttribute(), "metadata": MappingProxyType({})}
+    for name, value in attributes.items():
         setattr(layer, name, value)
 
 
@@ -479,11 +482,3 @@ def _modes(layer: Layer) -> list[tuple[Layer, bool]]:
     for child in layer.children():
         modes += _modes(child)
     return modes
-
-
-def _at_least_one(where: str, **values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-            raise TypeError(f"[{where}] expected {name} to be an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"[{where}] expected {name} >= 1, got {value}")

@@ -439,6 +439,8 @@ BAD = {
     "not a pair": (TypeError, r"batch 1 to be a pair \(x, y\), got an array", ([X, Y],), {}),
     "uneven batch": (dn.ShapeError, "x and y of batch 2", ([(X, Y), (X, Y[:2])],), {}),
     "no batches": (ValueError, "got no batches", ([],), {}),
+    "a seed below zero": (ValueError, "seed >= 0, got -1", (X, Y), {"seed": -1}),
+    "a text as seed": (TypeError, "seed to be an integer, got 'a'", (X, Y), {"seed": "a"}),
     "unknown loss": (ValueError, "'cross_entropy'.*got 'hinge'", (X, Y), {"loss": "hinge"}),
     "a class as loss": (TypeError, "expected loss to be a Loss", (X, Y), {"loss": nn.MSELoss}),
     "unknown optimizer": (ValueError, "got 'adagrad'", (X, Y), {"optimizer": "adagrad"}),
