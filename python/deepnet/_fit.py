@@ -17,7 +17,15 @@ import numpy as np
 
 from deepnet import _core, _progress
 from deepnet._arguments import at_least_one, checked_seed
-from deepnet._batches import EVALUATION_BATCH, ArraySource, BatchSource, Source, validation_source
+from deepnet._batches import (
+    EVALUATION_BATCH,
+    ArraySource,
+    BatchSource,
+    Source,
+    as_array,
+    labels_explained,
+    validation_source,
+)
 from deepnet._core import Layer, Loss, Optimizer, Trainer
 from deepnet._last_fit import HistoryAttribute, LastFit, keep_fit, last_fit
 from deepnet._summary import summary
@@ -183,7 +191,8 @@ def fit(
     try:
         try:
             self.train()
-            _train(trainer, source, validation, epochs, hooks, bar, history)
+            with labels_explained("fit", y, loss is None):
+                _train(trainer, source, validation, epochs, hooks, bar, history)
         finally:
             bar.close()
             history.drop_unfinished()
@@ -291,7 +300,8 @@ def evaluate(
         source = BatchSource("evaluate", x, chosen_loss)
     else:
         source = ArraySource("evaluate", x, y, chosen_loss, batch_size, lengths=lengths, mask=mask)
-    return _scores("evaluate", self, source, chosen_loss, batch_size)
+    with labels_explained("evaluate", y, loss is None):
+        return _scores("evaluate", self, source, chosen_loss, batch_size)
 
 
 def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None = None) -> None:
@@ -444,7 +454,7 @@ def _choose_loss(where: str, loss: Loss | str | None, y: ArrayLike | None) -> Lo
     if isinstance(loss, Loss):
         return loss
     if loss is None:
-        real = y is not None and np.asarray(y).dtype.kind == "f"
+        real = y is not None and as_array(where, "y", y).dtype.kind == "f"
         return _core.MSELoss() if real else _core.CrossEntropyLoss()
     if isinstance(loss, str) and loss in _LOSSES:
         return _LOSSES[loss]()
