@@ -318,7 +318,7 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
     path
         File to write.
     optimizer
-        To go on training later, with :func:`deepnet.load_optimizer_state`.
+        To go on training later, with :func:`deepnet.load_optimizer`.
 
     Raises
     ------

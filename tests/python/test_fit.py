@@ -681,6 +681,7 @@ def test_import_leaves_heavy_modules_alone():
 def test_lazy_names():
     assert dn.GradientError.__mro__[1] is AssertionError
     assert set(dir(dn)) >= set(dn.__all__)
+    assert not {"TYPE_CHECKING", "annotations", "importlib", "os"} & set(dir(dn))
     assert all(hasattr(dn, name) for name in dn.__all__)
     with pytest.raises(AttributeError, match="module 'deepnet' has no attribute 'nothing'"):
         _ = dn.nothing
