@@ -222,7 +222,8 @@ def predict(
     x
         Inputs, converted to float32; N may be 0.
     batch_size
-        Rows at a time, at least 1; the outputs do not depend on it but by rounding.
+        Rows at a time, at least 1. Rows do not depend on each other in layers of this library, so that it changes
+        outputs by rounding at most, but for a softmax along axis 0, which sums over the rows of one batch.
     lengths, mask
         As in :func:`fit`.
 
