@@ -190,6 +190,8 @@ converted to float32. The class tells the shapes.
 
 Parameters
 ----------
+inputs : arrays
+    One, or as many as the layer has.
 state : array or pair of arrays
     The initial state of a recurrent layer; may also be the second positional argument.
 lengths : N integers in 1 to T
@@ -202,7 +204,17 @@ Raises
 ShapeError
     An input's shape does not fit the layer.
 TypeError
-    An input is of complex numbers or objects.
+    An input is of complex numbers or objects; a state for a layer that is not recurrent; lengths that are floats.
+ValueError
+    Lengths outside [1, T], a mask of other numbers than 0 and 1, or both.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> layer, x = nn.GRU(3, 4), np.ones((2, 5, 3))
+>>> layer(x, np.zeros((1, 2, 4)), lengths=[5, 2]).shape
+(2, 5, 4)
 )doc")
       .def("backward", &backward, py::arg("dy"), R"doc(
 dE/dInput for dE/dOutput of the last forward; adds dE/dW to every parameter's ``grad``.
@@ -341,7 +353,20 @@ Examples
 [ReLU(), Tanh()]
 )doc")
       .def("__repr__", [](const Layer& layer) { return repr(layer); })
-      .def("reset_state", &Layer::reset_state, "Forget the state that recurrent layers carry from call to call.")
+      .def("reset_state", &Layer::reset_state, R"doc(
+Forget the state that recurrent layers carry from call to call and from step to step, of children too.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> net, x = nn.Sequential(nn.GRU(3, 4), nn.Linear(4, 2)), np.ones((1, 3))
+>>> first, second = net.step(x), net.step(x)
+>>> net.reset_state()
+>>> again = net.step(x)
+>>> bool((again == first).all()), bool((again == second).all())
+(True, False)
+)doc")
       .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("lengths") = py::none(),
            py::arg("mask") = py::none())
       .def("_summary", &summary, py::arg("input_shape"));

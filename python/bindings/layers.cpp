@@ -299,8 +299,27 @@ Examples
       .def("step", &step, py::arg("x"), R"doc(
 One step of streaming inference: x(t), (N, F), goes through recurrent layers as their `step`, through others forward.
 
-The state stays in the layers until `reset_state`. Evaluation mode. Raises ValueError where a layer reads sequences
-backwards, ShapeError where N is not that of the states.
+The state stays in the layers until `reset_state`. Evaluation mode.
+
+Parameters
+----------
+x : array (N, F)
+    Each sequence's next step, converted to float32.
+
+Raises
+------
+ValueError
+    A layer reads sequences from their end.
+ShapeError
+    x does not fit the first layer, or N is not that of the states.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> net = nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))
+>>> net.step(np.ones((1, 3))).shape
+(1, 2)
 )doc")
       .def("__len__", [](const Sequential& s) { return s.children().size(); })
       .def("__getitem__",

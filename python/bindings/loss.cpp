@@ -26,8 +26,11 @@ void bind_labelled(py::module_& m, const char* name, const char* doc) {
       .def(py::init(
                [](int axis, Index ignore_index) { return std::make_shared<Bound>(LabelOptions{axis, ignore_index}); }),
            py::arg("axis") = 1, py::arg("ignore_index") = -100)
-      .def_property_readonly("axis", [](const Bound& loss) { return loss.options.axis; })
-      .def_property_readonly("ignore_index", [](const Bound& loss) { return loss.options.ignore_index; });
+      .def_property_readonly(
+          "axis", [](const Bound& loss) { return loss.options.axis; }, "Where y has its classes, an int.")
+      .def_property_readonly(
+          "ignore_index", [](const Bound& loss) { return loss.options.ignore_index; },
+          "The label of rows that do not count, an int.");
 }
 
 double call(Loss& loss, py::handle y, py::handle target) {
@@ -137,12 +140,25 @@ Examples
 1.3863
 >>> loss.backward()
 array([[ 0.25,  0.25, -0.75,  0.25]], dtype=float32)
+>>> sequences = nn.CrossEntropyLoss(axis=-1, ignore_index=-1)
+>>> e = sequences(np.zeros((1, 3, 2)), np.array([[0, 1, -1]]))    # (N, T, V), the last step is padding
+>>> sequences.backward()
+array([[[-0.25,  0.25],
+        [ 0.25, -0.25],
+        [ 0.  ,  0.  ]]], dtype=float32)
 )doc");
   bind_labelled<NLLLoss>(m, "NLLLoss", R"doc(
 The negative log-likelihood E = mean_n -y_n[label_n]; dE/dy is -1 / N at each label, else 0.
 
 y are log-probabilities (N, C) or (N, C, ...), float32, such as `LogSoftmax` makes; the target is class labels, integers
-(N,) or (N, ...); `axis` and `ignore_index` as in `CrossEntropyLoss`. E is in nats.
+(N,) or (N, ...). N counts the positions of (N, C, ...) too. E is in nats.
+
+Parameters
+----------
+axis : int
+    Where y has its classes; -1 for sequences, y (N, T, V) and labels (N, T).
+ignore_index : int
+    Rows with this label, padding for instance, count neither in the mean, nor the gradient, nor an accuracy.
 
 Raises
 ------

@@ -78,8 +78,9 @@ x : array
     Inputs of shape (N, ...), converted to float32.
 y : array
     Targets as the loss takes them.
-lengths, mask
-    Which steps of sequences are padding, see `Layer.__call__`.
+lengths, mask : arrays (N,) and (N, T)
+    Which steps of sequences (N, T, ...) are padding, see `Layer.__call__`. Where targets have padding, too, give it the
+    label that the loss ignores.
 
 Raises
 ------

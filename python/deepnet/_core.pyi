@@ -216,6 +216,71 @@ class RecurrentLayer(Layer):
     def state_gradient_norms(self) -> _Array: ...
     def step(self, x: ArrayLike) -> _Array: ...
 
+class RecurrentStack(RecurrentLayer):
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def bidirectional(self) -> bool: ...
+    @property
+    def return_sequences(self) -> bool: ...
+    @property
+    def bias(self) -> bool: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def stateful(self) -> bool: ...
+    @property
+    def truncate(self) -> int | None: ...
+
+class RNN(RecurrentStack):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        return_sequences: bool = True,
+        nonlinearity: Literal["tanh", "relu", "sigmoid", "softplus"] = "tanh",
+        bias: bool = True,
+        dropout: float = 0.0,
+        stateful: bool = False,
+        truncate: int | None = None,
+    ) -> None: ...
+    @property
+    def nonlinearity(self) -> str: ...
+
+class LSTM(RecurrentStack):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        return_sequences: bool = True,
+        bias: bool = True,
+        dropout: float = 0.0,
+        stateful: bool = False,
+        truncate: int | None = None,
+    ) -> None: ...
+
+class GRU(RecurrentStack):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        return_sequences: bool = True,
+        bias: bool = True,
+        dropout: float = 0.0,
+        stateful: bool = False,
+        truncate: int | None = None,
+    ) -> None: ...
+
 class RecurrentCell(Layer):
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 

@@ -132,7 +132,8 @@ def fit(
     lengths, mask
         Which steps of sequences (N, T, ...) count: N lengths in 1 to T, or an array (N, T) of 0 and 1. Recurrent
         layers carry their state through the others unchanged. Batches of an iterable have theirs behind y,
-        ``(x, y, lengths)``.
+        ``(x, y, lengths)`` or ``(x, y, mask)``. Where targets have padding, too, give it the label that the loss
+        ignores, ``ignore_index``.
 
     Returns
     -------
@@ -147,7 +148,7 @@ def fit(
         Complex or object arrays, class labels that are floats.
     ValueError
         No data, ``epochs`` or ``batch_size`` below 1, ``seed`` below 0, labels out of range, an iterable that can be
-        walked only once.
+        walked only once, lengths outside [1, T], a mask of other numbers than 0 and 1, or lengths beside an iterable.
     FloatingPointError
         The loss is not finite; the message says where that began, of sequences also at which step. The weights are
         those before that batch. Likewise of validation data, where it names the batch.
@@ -167,6 +168,13 @@ def fit(
     >>> history = net.fit(x, y, optimizer=optim.SGD(lr=0.1, momentum=0.9), epochs=5, progress=False)
     >>> history["loss"][-1] < history["loss"][0]
     True
+
+    Sequences of different lengths, with one label each:
+
+    >>> x, lengths, y = np.ones((4, 5, 3)), [5, 2, 3, 1], np.array([1, 0, 0, 0])
+    >>> net = nn.Sequential(nn.LSTM(3, 8, return_sequences=False), nn.Linear(8, 2))
+    >>> net.fit(x, y, lengths=lengths, progress=False).epochs
+    1
     """
     from deepnet.callbacks import CallbackList
 
@@ -225,7 +233,7 @@ def predict(
         Rows at a time, at least 1. Rows do not depend on each other in layers of this library, so that it changes
         outputs by rounding at most, but for a softmax along axis 0, which sums over the rows of one batch.
     lengths, mask
-        As in :func:`fit`.
+        Which steps of sequences (N, T, ...) count, as in :func:`fit`.
 
     Returns
     -------
@@ -235,9 +243,9 @@ def predict(
     Raises
     ------
     ShapeError, TypeError
-        The inputs do not fit the network.
+        The inputs, lengths or mask do not fit the network or each other.
     ValueError
-        `batch_size` is below 1.
+        `batch_size` is below 1, lengths outside [1, T], a mask of other numbers than 0 and 1, or both.
 
     Examples
     --------
@@ -246,6 +254,9 @@ def predict(
     >>> nn.Softmax().predict(np.array([[0.0, 0.0], [1000.0, 0.0]]), batch_size=1)
     array([[0.5, 0.5],
            [1. , 0. ]], dtype=float32)
+    >>> y = nn.GRU(3, 4).predict(np.ones((2, 5, 3)), lengths=[5, 2])
+    >>> bool((y[1, 2:] == 0).all())
+    True
     """
     at_least_one("predict", batch_size=batch_size)
     return self._predict(x, batch_size, lengths, mask)
@@ -272,12 +283,14 @@ def evaluate(
     batch_size
         Rows at a time, at least 1.
     lengths, mask
-        As in :func:`fit`.
+        Which steps of sequences (N, T, ...) count, as in :func:`fit`. The loss of padding that labels and outputs have,
+        too, is left out by their label: ``ignore_index`` of :class:`deepnet.nn.CrossEntropyLoss`.
 
     Returns
     -------
     dict
-        ``{"loss": ..., "accuracy": ...}``; accuracy is the share of rows whose largest output is at their label.
+        ``{"loss": ..., "accuracy": ...}``; accuracy is the share of rows, those that the loss ignores aside, whose
+        largest output is at their label.
 
     Raises
     ------

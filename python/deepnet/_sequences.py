@@ -24,13 +24,23 @@ class Alphabet:
     characters
         The characters in order, each once.
 
+    Raises
+    ------
+    ValueError
+        No character, or one twice.
+    TypeError
+        No str.
+
     Examples
     --------
+    >>> import deepnet as dn
     >>> alphabet = dn.data.Alphabet("abc")
     >>> alphabet.encode("cab")
     array([2, 0, 1])
     >>> alphabet.decode([2, 0, 1])
     'cab'
+    >>> len(alphabet)
+    3
     """
 
     def __init__(self, characters: str) -> None:
@@ -54,7 +64,7 @@ class Alphabet:
         return f"Alphabet({self.characters!r})"
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """The codes of a text's characters, of shape (T,); a ValueError names those that the alphabet lacks."""
+        """The codes of a text's characters, int64 of shape (T,); a ValueError names those that the alphabet lacks."""
         try:
             return np.fromiter(map(self._codes.__getitem__, text), np.int64, len(text))
         except KeyError:
@@ -66,11 +76,31 @@ class Alphabet:
             ) from None
 
     def decode(self, codes: ArrayLike) -> str:
-        """The text of codes of shape (T,)."""
+        """The text of codes of shape (T,), integers from 0 to V - 1."""
         return "".join(map(self.characters.__getitem__, self._checked("decode", codes, 1).tolist()))
 
     def one_hot(self, codes: ArrayLike) -> NDArray[np.float32]:
-        """Codes of any shape (...) -> (..., V): 1 at each code's place, else 0."""
+        """Codes of any shape (...) -> float32 (..., V): 1 at each code's place, else 0.
+
+        Parameters
+        ----------
+        codes
+            Integers.
+
+        Raises
+        ------
+        TypeError
+            Codes that are no integers.
+        ValueError
+            Codes outside [0, V).
+
+        Examples
+        --------
+        >>> import deepnet as dn
+        >>> dn.data.Alphabet("abc").one_hot([2, 0])
+        array([[0., 0., 1.],
+               [1., 0., 0.]], dtype=float32)
+        """
         checked = self._checked("one_hot", codes)
         result = np.zeros((checked.size, len(self)), np.float32)
         result[np.arange(checked.size), checked.ravel()] = 1.0
@@ -92,12 +122,31 @@ class Alphabet:
 class Text:
     """A text as codes of its characters, to learn to tell each character from those before it.
 
-    Attributes
+    :func:`text` makes it of a file. ``len(text)`` is the number of characters, T; ``str(text)`` are they.
+
+    Parameters
     ----------
     codes
-        int64 of shape (T,).
+        Integers of shape (T,); as an attribute int64.
     alphabet
-        What the codes mean: :class:`Alphabet`.
+        What the codes mean: :class:`Alphabet`; an attribute, too.
+
+    Raises
+    ------
+    TypeError
+        Codes that are no integers.
+    ValueError
+        Codes that are not of shape (T,), or that the alphabet lacks.
+
+    Examples
+    --------
+    >>> import deepnet as dn
+    >>> alphabet = dn.data.Alphabet("abn")
+    >>> text = dn.data.Text(alphabet.encode("banana"), alphabet)
+    >>> text
+    <Text: 6 characters, 3 of them different>
+    >>> str(text), text.codes
+    ('banana', array([1, 0, 2, 0, 2, 0]))
     """
 
     def __init__(self, codes: ArrayLike, alphabet: Alphabet) -> None:
@@ -114,7 +163,31 @@ class Text:
         return f"<Text: {len(self):,} characters, {len(self.alphabet)} of them different>"
 
     def split(self, held_out: float = 0.1) -> tuple[Text, Text]:
-        """The text but its end, and its end: `held_out` is the share of characters to test on, not to train on."""
+        """The text but its end, and its end, to test on what was not trained on.
+
+        Parameters
+        ----------
+        held_out
+            The end's share of the characters, between 0 and 1.
+
+        Returns
+        -------
+        tuple
+            Two texts in the same alphabet.
+
+        Raises
+        ------
+        ValueError
+            `held_out` is not between 0 and 1, or leaves fewer than two characters on a side.
+
+        Examples
+        --------
+        >>> import deepnet as dn
+        >>> text = dn.data.Text([0, 1, 0, 1, 0, 1, 0, 1], dn.data.Alphabet("ab"))
+        >>> train, test = text.split(held_out=0.25)
+        >>> len(train), len(test)
+        (6, 2)
+        """
         if not 0.0 < held_out < 1.0:
             raise ValueError(f"[Text.split] expected held_out between 0 and 1, got {held_out}")
         end = len(self) - round(held_out * len(self))
@@ -139,6 +212,21 @@ class Text:
         tuple
             x float32 (N, length, V), one-hot, and y int64 (N, length): the character after each of x. All in memory:
             N * length * V * 4 bytes; :meth:`batches` makes them one at a time.
+
+        Raises
+        ------
+        ValueError
+            `length` or `stride` below 1, or a text of fewer than `length` + 1 characters.
+        TypeError
+            `length` or `stride` that are no integers.
+
+        Examples
+        --------
+        >>> import deepnet as dn
+        >>> alphabet = dn.data.Alphabet("abn")
+        >>> x, y = dn.data.Text(alphabet.encode("banana"), alphabet).windows(length=3, stride=1)
+        >>> x.shape, [alphabet.decode(row) for row in y]
+        ((3, 3, 3), ['ana', 'nan', 'ana'])
         """
         stride = length if stride is None else stride
         at_least_one("Text.windows", length=length, stride=stride)
@@ -165,8 +253,21 @@ class Text:
         TextBatches
             Can be walked many times, as ``fit(batches, epochs=...)`` does.
 
+        Raises
+        ------
+        ValueError
+            `batch_size` or `length` below 1, or a text of fewer than `batch_size` + 1 characters.
+        TypeError
+            `batch_size` or `length` that are no integers.
+
+        References
+        ----------
+        Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
+        trajectories".
+
         Examples
         --------
+        >>> import deepnet as dn
         >>> text = dn.data.Text([0, 1, 0, 1, 0, 1, 0, 1], dn.data.Alphabet("ab"))
         >>> [y.tolist() for x, y in text.batches(batch_size=1, length=4)]
         [[[1, 0, 1, 0]], [[1, 0, 1]]]
@@ -175,7 +276,21 @@ class Text:
 
 
 class TextBatches:
-    """What :meth:`Text.batches` returns: an iterable of ``(x, y)``; ``len()`` is the number of batches in a walk."""
+    """What :meth:`Text.batches` returns: an iterable of ``(x, y)``; ``len()`` is the number of batches in a walk.
+
+    Parameters
+    ----------
+    text, batch_size, length
+        As of :meth:`Text.batches`.
+
+    Examples
+    --------
+    >>> import deepnet as dn
+    >>> text = dn.data.Text([0, 1, 0, 1, 0, 1, 0, 1], dn.data.Alphabet("ab"))
+    >>> batches = text.batches(batch_size=2, length=2)
+    >>> len(batches), [(x.shape, y.shape) for x, y in batches]
+    (2, [((2, 2, 2), (2, 2)), ((2, 1, 2), (2, 1))])
+    """
 
     def __init__(self, text: Text, batch_size: int, length: int) -> None:
         at_least_one("Text.batches", batch_size=batch_size, length=length)
@@ -205,6 +320,11 @@ def text(path: str | os.PathLike[str], alphabet: Alphabet | None = None) -> Text
         The alphabet to read it in, such as that of the text that a network learned. By default the characters that
         the text has, in the order of their code points.
 
+    Returns
+    -------
+    Text
+        The text as codes.
+
     Raises
     ------
     ValueError
@@ -214,10 +334,19 @@ def text(path: str | os.PathLike[str], alphabet: Alphabet | None = None) -> Text
 
     Examples
     --------
-    >>> text = dn.data.text("book.txt")
+    >>> from pathlib import Path
+    >>> import deepnet as dn
+    >>> from deepnet import nn, optim
+    >>> n = Path("song.txt").write_text(100 * "la la li\\n", encoding="utf-8")
+    >>> text = dn.data.text("song.txt")
+    >>> text.alphabet
+    Alphabet('\\n ail')
     >>> train, test = text.split(held_out=0.1)
-    >>> for x, y in train.batches(batch_size=32, length=64):  # x (32, 64, V), one-hot; y (32, 64)
-    ...     trainer.step(x, y)
+    >>> net = nn.Sequential(nn.LSTM(5, 16, stateful=True), nn.Linear(16, 5))
+    >>> trainer = dn.Trainer(net, nn.CrossEntropyLoss(axis=-1), optim.SGD(lr=1.0))
+    >>> losses = [trainer.step(x, y) for x, y in train.batches(batch_size=4, length=8)]
+    >>> losses[-1] < losses[0]
+    True
     """
     try:
         characters = Path(path).read_text(encoding="utf-8-sig")
@@ -267,6 +396,8 @@ def series(array: ArrayLike, window: int, horizon: int = 1) -> tuple[NDArray[np.
 
     Examples
     --------
+    >>> import numpy as np
+    >>> import deepnet as dn
     >>> x, y = dn.data.series(np.arange(6), window=3)
     >>> x[..., 0]
     array([[0., 1., 2.],

@@ -7,8 +7,12 @@ Images, as ``(x_train, y_train), (x_test, y_test)``: x float32 in [0, 1] of shap
 
 Sequences: the characters of a text, and windows of a series.
 
->>> train, test = dn.data.text("book.txt").split()
+>>> import numpy as np
+>>> alphabet = dn.data.Alphabet("abn")    # dn.data.text("book.txt") reads a file and finds its alphabet
+>>> x, y = dn.data.Text(alphabet.encode("banana"), alphabet).windows(length=3)
 >>> x, y = dn.data.series(np.sin(np.arange(100)), window=10)
+>>> x.shape, y.shape
+((90, 10, 1), (90, 1))
 """
 
 from __future__ import annotations

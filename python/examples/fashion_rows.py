@@ -22,7 +22,7 @@ def row_reader(hidden, classes=10):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", help="folder of the four IDX files")
     options = parser.parse_args()
@@ -35,7 +35,7 @@ def main():
     history = net.fit(
         rows,
         labels,
-        optimizer=optim.SGD(lr=0.1, momentum=0.9),
+        optimizer=optim.SGD(lr=0.1, momentum=0.9, weight_decay=1e-4),
         epochs=options.epochs,
         batch_size=64,
         validation_data=(test_rows, test_labels),

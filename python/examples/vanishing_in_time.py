@@ -16,7 +16,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from long_memory import BATCH, HIDDEN, adding, open_gates
+from long_memory import BATCH, TASKS, adding, open_gates
 
 import deepnet as dn
 from deepnet import nn, optim
@@ -25,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FIGURE = Path(__file__).parent / "figures" / "vanishing_in_time.png"
-RATES = {"RNN": 0.01, "LSTM": 0.3, "GRU": 0.3}  # of learning; at 0.1 the RNN's gradient soon explodes
+HIDDEN, RATES = TASKS["adding"].hidden, TASKS["adding"].rates
 EVERY = 250  # batches from one test to the next
 
 

@@ -85,7 +85,7 @@ struct CellForward {
 
 struct CellBackward {
   int64_t rows, width;
-  const float* gates;
+  const float* gates;  // not looked at by an RNN
   int64_t gate_stride;
   const float* h_before;
   const float* h;

@@ -143,7 +143,7 @@ struct CellRowBackward {
         h(s.h + row * s.h_stride),
         c(row_of(s.c, row, s.width)),
         dy(row_of(s.dy, row, s.dy_stride)),
-        gates(s.gates + row * s.gate_stride),
+        gates(row_of(s.gates, row, s.gate_stride)),
         dh(s.dh + row * s.width),
         dc(row_of(s.dc, row, s.width)),
         d_gates(s.d_gates + row * s.gate_stride) {}

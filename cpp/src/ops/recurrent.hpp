@@ -78,7 +78,7 @@ struct RecurrentBackward {
   RecurrentWeights weights[2];
   RecurrentGradients gradients[2];
   InputDropout dropout;
-  const float *x, *h, *c[2], *gates[2], *mask;  ///< forward's
+  const float *x, *h, *c[2], *gates[2], *mask;  ///< forward's; gates may be null for CellKind::rnn
   const float* dy;                              ///< (N, T, D H); or null
   const float* dy_slots;                        ///< or, of a layer below, slots() rows of width(); or null
   float* d_state[2][2];  ///< [direction][h, c]: (N, H), dE/d(final state) in, dE/d(initial state) out

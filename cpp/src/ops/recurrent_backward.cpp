@@ -105,7 +105,7 @@ float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float
   CellBackward step = {};
   step.rows = block.count;
   step.width = s.hidden;
-  step.gates = run.gates[d] + (s.cell == CellKind::rnn ? 0 : block.step(s, t, columns));
+  if (run.gates[d]) step.gates = run.gates[d] + block.step(s, t, columns);
   step.gate_stride = columns;
   step.h_before = run.h + block.slot(s, before, width) + d * s.hidden;
   step.h = run.h + block.slot(s, after, width) + d * s.hidden;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "dropout.hpp"
@@ -7,11 +8,13 @@
 namespace deepnet {
 
 // Every block reads W_hh once a step, from the second-level cache as a rule, which many rows pay for; few rows make
-// more blocks, so that more cores have work. A chunk's gates should stay in that cache beside W_hh, while its products
+// more blocks, so that more cores have work: here at least four where that leaves eight rows to each (16 instead of 8
+// rows are 2 to 4 % faster on two cores). A chunk's gates should stay in that cache beside W_hh, while its products
 // should be deep enough to pay for going over the weights' gradients.
 RecurrentBlocks::RecurrentBlocks(const RecurrentShape& s) {
-  constexpr Index most_rows = 16, most_units = 16, chunk_rows = 256, chunk_floats = 1 << 17;
+  constexpr Index most_units = 16, chunk_rows = 256, chunk_floats = 1 << 17;
   const double work = static_cast<double>(s.steps) * s.gate_columns() * (static_cast<double>(s.hidden) / 16 + 4);
+  const Index most_rows = std::clamp<Index>(s.batch / 4, 8, 16);
   rows = std::max<Index>(std::min(std::max(even_piece(s.batch, most_rows), grain_for(work)), s.batch), 1);
   count = (s.batch + rows - 1) / rows;
   units = std::min(count, most_units);
