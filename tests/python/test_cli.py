@@ -49,12 +49,9 @@ def digits_model(tmp_path_factory):
 # --- train and evaluate ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timing
 def test_train_digits_does_its_main_job():
-    begin = time.perf_counter()
-    result = deepnet("train", "digits", PYTHONIOENCODING="utf-8")
+    result = deepnet("train", "digits", timeout=900, PYTHONIOENCODING="utf-8")
     assert result.returncode == 0, result.stderr
-    assert time.perf_counter() - begin < 60
     accuracy = float(re.search(r"^test accuracy: (0\.\d{4})$", result.stdout, re.MULTILINE)[1])
     assert accuracy >= 0.985
     assert "trained in" in result.stdout
@@ -62,6 +59,14 @@ def test_train_digits_does_its_main_job():
     assert len(re.findall(r"^\d  [01]\.\d{4}  \S+ +\d+ of \d+$", result.stdout, re.MULTILINE)) == 10
     assert result.stderr.count("samples/s") == 6
     assert "\033" not in result.stdout
+
+
+@pytest.mark.timing
+def test_train_digits_takes_less_than_a_minute():
+    """What README.md promises of it."""
+    begin = time.perf_counter()
+    assert deepnet("train", "digits", "--quiet").returncode == 0
+    assert time.perf_counter() - begin < 60
 
 
 def test_train_saves_what_evaluate_finds(tmp_path, capsys):
@@ -204,7 +209,7 @@ def test_ctrl_c_ends_with_130_and_saves(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert err.endswith("deepnet: interrupted\n")
-    assert dn.load(path).evaluate(*data.digits()[1])["accuracy"] > 0.05
+    assert dn.load(path).evaluate(*data.digits()[1])["accuracy"] > 0.8  # one epoch was done
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise")
