@@ -75,6 +75,7 @@ int main(int argc, char** argv) try {
   }
   const Dataset train(argv[1], "train"), test(argv[1], "t10k");
   const int epochs = argc > 2 ? std::stoi(argv[2]) : 3;
+  if (train.size() == 0 || test.size() == 0) throw deepnet::ValueError("expected images and labels, got empty files");
   const Index* labels = train.labels.labels();
   const Index classes = 1 + *std::max_element(labels, labels + train.size());
 

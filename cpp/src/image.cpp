@@ -79,6 +79,7 @@ Tensor convolve(const Tensor& array, const Tensor& kernel, Padding padding) {
   const Index planes = shape.size(0, shape.rank() - 2);
   const float *x = array.data(), *k = kernel.data();
   const double work = static_cast<double>(R * S) * static_cast<double>(Q) / 4;
+  const FlushDenormals flush;  // as on the other threads
   parallel_for(planes * P, grain_for(work), [&](Index begin, Index end) {
     for (Index row = begin; row < end; ++row) {
       const Index plane = row / P, p = row % P;
@@ -105,6 +106,7 @@ std::pair<Tensor, Tensor> sobel(const Tensor& array) {
   const Index H = shape[-2], W = shape[-1];
   const float* x = array.data();
   float *magnitude = result.first.data(), *angle = result.second.data();
+  const FlushDenormals flush;  // as on the other threads
   parallel_for(array.size() / W, grain_for(20.0 * static_cast<double>(W)), [&](Index begin, Index end) {
     // A row of both, with the cell before the first and the one after the last.
     std::vector<double> smooth(static_cast<std::size_t>(W + 2)), change(smooth.size());
@@ -143,8 +145,8 @@ Columns column_shape(const char* function, Shape image, Size2 kernel, Size2 stri
   const auto check = [&](const char* name, Size2 size, Index least) {
     constexpr Index most = std::numeric_limits<std::int32_t>::max() / 4;
     if (size.h < least || size.w < least || size.h > most || size.w > most) {
-      throw ValueError("[" + std::string(function) + "] expected " + name + " >= " + std::to_string(least) + ", got " +
-                       pair_text(size));
+      throw ValueError("[" + std::string(function) + "] expected " + name + " in " + std::to_string(least) + " ... " +
+                       std::to_string(most) + ", got " + pair_text(size));
     }
   };
   check("kernel_size", kernel, 1);
@@ -184,6 +186,7 @@ inline void for_taps(const Columns& c, Index r, Index s, Fn fn) {
 template <class Fn>
 void for_channels(const Columns& c, Fn fn) {
   const double work = static_cast<double>(c.kernel.h * c.kernel.w) * static_cast<double>(c.P * c.Q);
+  const FlushDenormals flush;  // as on the other threads
   parallel_for(c.N * c.C, grain_for(work), [&](Index begin, Index end) {
     for (Index channel = begin; channel < end; ++channel) {
       for (Index tap = 0; tap < c.kernel.h * c.kernel.w; ++tap) {

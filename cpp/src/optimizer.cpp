@@ -36,6 +36,7 @@ void check_names(const std::string& kind, const std::vector<std::string>& expect
 }  // namespace
 
 void Optimizer::step(const NamedParameters& parameters) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   FlushDenormals flush;
   for (auto it = parameters.begin(); it != parameters.end(); ++it) {
     const ParameterPtr& parameter = it->second;
@@ -60,6 +61,7 @@ Optimizer::Slot& Optimizer::slot(const ParameterPtr& parameter) {
 
 std::map<std::string, Tensor> Optimizer::state(const Parameter& parameter) const {
   std::map<std::string, Tensor> result;
+  const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = slots_.find(&parameter);
   if (found == slots_.end() || found->second.parameter.expired()) return result;
   const Slot& s = found->second;
@@ -91,6 +93,7 @@ void Optimizer::load_state(const ParameterPtr& parameter, const std::map<std::st
     }
     fresh.step = static_cast<Index>(step);
   }
+  const std::lock_guard<std::mutex> lock(mutex_);
   slots_[parameter.get()] = std::move(fresh);
 }
 

@@ -74,7 +74,7 @@ int default_threads() {
     const int asked = std::atoi(text);  // "4,2" asks for 4 at the outermost level
     if (asked > 0 && asked < n) n = asked;
   }
-  return n > 1 ? n : 1;
+  return std::clamp(n, 1, ThreadPool::most_threads);
 }
 
 std::atomic<int>& global_threads() {
@@ -93,6 +93,10 @@ thread_local bool inside_piece = false;
 void check_threads(const char* function, int n) {
   if (n < 1) {
     throw ValueError(std::string("[") + function + "] expected at least 1 thread, got " + std::to_string(n));
+  }
+  if (n > ThreadPool::most_threads) {
+    throw ValueError(std::string("[") + function + "] expected at most " + std::to_string(ThreadPool::most_threads) +
+                     " threads, got " + std::to_string(n));
   }
 }
 
@@ -189,15 +193,15 @@ float* thread_scratch(Scratch slot, std::size_t floats) {
   struct Buffer {
     float* data = nullptr;
     std::size_t floats = 0;
-    ~Buffer() { ::operator delete(data, std::align_val_t{64}); }
+    ~Buffer() { ::operator delete (data, std::align_val_t{64}); }
   };
   thread_local Buffer buffers[static_cast<int>(Scratch::count)];
   Buffer& buffer = buffers[static_cast<int>(slot)];
   if (buffer.floats < floats) {
-    ::operator delete(buffer.data, std::align_val_t{64});
+    ::operator delete (buffer.data, std::align_val_t{64});
     buffer.data = nullptr;
     buffer.floats = 0;
-    buffer.data = static_cast<float*>(::operator new(floats * sizeof(float), std::align_val_t{64}));
+    buffer.data = static_cast<float*>(::operator new (floats * sizeof(float), std::align_val_t{64}));
     buffer.floats = floats;
   }
   return buffer.data;

@@ -152,6 +152,10 @@ Tensor Tensor::clone() const {
   return t;
 }
 
-void Tensor::fill(float value) { std::fill_n(data(), size(), value); }
+void Tensor::fill(float value) {
+  if (dtype_ != DType::float32)
+    throw TypeError("[Tensor] expected float32 to fill, got " + std::string(name_of(dtype_)));
+  std::fill_n(data(), size(), value);
+}
 
 }  // namespace deepnet

@@ -18,6 +18,9 @@ constexpr std::uint64_t one_inside = 1, inside_mask = 0xffff;
 constexpr std::uint64_t one_seat = 1 << 16, seats_mask = std::uint64_t{0xffff} << 16;
 constexpr std::uint64_t one_work = std::uint64_t{1} << 32;
 
+static_assert(ThreadPool::most_threads <= inside_mask && ThreadPool::most_threads <= seats_mask / one_seat,
+              "every thread has a seat and may be inside");
+
 std::uint64_t work_of(std::uint64_t gate) { return gate / one_work; }
 
 // How long a thread looks for more work before it sleeps: longer than the pauses between the regions of a training

@@ -16,6 +16,9 @@ namespace deepnet {
 
 class ThreadPool {
  public:
+  /// That one call may use: more cores than any machine of today has.
+  static constexpr int most_threads = 1024;
+
   /// The one pool of this process. It is never destroyed: its threads may outlive main().
   static ThreadPool& instance();
 

@@ -1,11 +1,15 @@
 // Whole networks: planned runs, training, threads, files.
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <deepnet/deepnet.hpp>
@@ -61,6 +65,31 @@ struct TemporaryFile {
   std::string path;
 };
 
+// Knows which target it was shown.
+struct WatchedLoss : CrossEntropyLoss {
+  explicit WatchedLoss(const void** seen) : seen(seen) {}
+  void check(const Tensor& y, const Tensor& target) const override {
+    *seen = target.raw();
+    CrossEntropyLoss::check(y, target);
+  }
+  const void** seen;
+};
+
+// Calls back in the middle of a run.
+struct CallingLayer : Layer {
+  std::string kind() const override { return "CallingLayer"; }
+  Shape output_shape(const std::vector<Shape>& inputs) const override { return inputs[0]; }
+  void forward(const ForwardCall& call) const override {
+    if (in_forward) in_forward();
+    std::memcpy(call.output->data(), call.inputs[0].data(), call.inputs[0].bytes());
+  }
+  void backward(const BackwardCall& call) override {
+    if (in_backward) in_backward();
+    if (call.d_inputs[0].defined()) call.d_inputs[0].fill(0.0f);
+  }
+  std::function<void()> in_forward, in_backward;
+};
+
 }  // namespace
 
 TEST(training_lowers_the_loss_and_classifies) {
@@ -111,6 +140,120 @@ TEST(labels_are_checked) {
   data.labels.labels()[2] = -1;
   CHECK_THROWS(ValueError, trainer.step(data.x, data.labels));
   CHECK_THROWS(ShapeError, trainer.step(data.x, data.labels.rows(0, 3)));
+}
+
+TEST(labels_are_read_from_a_copy) {
+  const void* seen = nullptr;
+  Trainer trainer(small_network(), WatchedLoss(&seen), SGD{0.1});
+  const Corners data(4);
+  trainer.step(data.x, data.labels);
+  CHECK(seen != nullptr && seen != data.labels.raw());
+}
+
+// With a lock held while inputs go, or during backward, these would wait for themselves.
+TEST(an_inputs_owner_may_ask_the_model_as_it_goes) {
+  Model net{Linear(3, 2)};
+  int asked = 0;
+  for (int i = 0; i < 3; ++i) {
+    float* memory = new float[12]();
+    const std::shared_ptr<void> owner(memory, [&](void* p) {
+      asked += net.recent_input_shape() == Shape({4, 3});
+      delete[] static_cast<float*>(p);
+    });
+    net.run({Tensor::borrow(memory, {4, 3}, DType::float32, owner)});
+  }
+  CHECK(asked == 2);
+  net.run({Tensor::zeros({1, 3})});
+}
+
+TEST(a_model_can_be_asked_during_its_backward_but_not_run_backward) {
+  auto layer = std::make_shared<CallingLayer>();
+  Model net{LayerPtr(layer)};
+  net.run({Tensor::zeros({2, 5})});
+  int called = 0;
+  layer->in_backward = [&] {
+    CHECK(net.recent_input_shape() == Shape({2, 5}));
+    CHECK(net.traces().empty());
+    CHECK_THROWS(StateError, net.backward(Tensor::zeros({2, 5})));
+    ++called;
+  };
+  net.backward(Tensor::zeros({2, 5}));
+  net.backward(Tensor::zeros({2, 5}));  // the run is still there
+  CHECK(called == 2);
+  layer->in_backward = [&] { net.run({Tensor::zeros({3, 5})}); };
+  net.backward(Tensor::zeros({2, 5}));
+  layer->in_backward = nullptr;
+  CHECK(net.backward(Tensor::zeros({3, 5}))[0].shape() == Shape({3, 5}));
+}
+
+TEST(a_step_inside_a_step_is_refused) {
+  auto layer = std::make_shared<CallingLayer>();
+  Trainer trainer(Model(LayerPtr(layer)), MSELoss{}, SGD{0.1});
+  const Tensor x = Tensor::zeros({2, 5});
+  int called = 0;
+  layer->in_forward = [&] {
+    CHECK_THROWS(StateError, trainer.step(x, x));
+    CHECK(trainer.traces().empty());
+    ++called;
+  };
+  trainer.step(x, x);
+  trainer.step(x, x);
+  CHECK(called == 2);
+}
+
+TEST(threads_share_an_optimizer) {
+  SGD optimizer{0.5, 0.9};
+  std::vector<std::thread> threads;
+  std::vector<int> right(4);
+  std::atomic<int> waiting{static_cast<int>(right.size())};
+  for (int& count : right) {
+    threads.emplace_back([&] {
+      for (--waiting; waiting > 0;) std::this_thread::yield();
+      for (int i = 0; i < 100000; ++i) {
+        const auto weight = std::make_shared<Parameter>(Tensor::zeros({3}));
+        weight->grad().fill(1.0f);
+        optimizer.step({{"weight", weight}});
+        optimizer.step({{"weight", weight}});
+        count += std::fabs(optimizer.state(*weight).at("momentum_buffer").data()[0] - 1.9f) < 1e-6f;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const int count : right) CHECK(count == 100000);
+}
+
+TEST(a_model_without_a_layer_says_so) {
+  Model none;
+  CHECK(none.layer() == nullptr);
+  CHECK_THROWS(StateError, none.parameters());
+  CHECK_THROWS(StateError, none.output_shape({1, 2}));
+  CHECK_THROWS(StateError, none.train());
+  CHECK_THROWS(StateError, none.eval());
+  CHECK_THROWS(StateError, none.forward(Tensor::zeros({1, 2})));
+  CHECK_THROWS(StateError, none.predict(Tensor::zeros({1, 2})));
+  CHECK_THROWS(StateError, none.step(Tensor::zeros({1, 2})));
+  CHECK_THROWS(StateError, none.run({Tensor::zeros({1, 2})}));
+  CHECK_THROWS(StateError, none.backward(Tensor::zeros({1, 2})));
+  CHECK_THROWS(StateError, none.recent_input_shape());
+  CHECK_THROWS(StateError, none.traces());
+  CHECK_THROWS(StateError, Trainer(none, MSELoss{}, SGD{0.1}));
+}
+
+TEST(tensors_without_memory_or_of_labels_are_refused) {
+  Model net{Linear(3, 2)};
+  const Tensor empty = Tensor::borrow(nullptr, {4, 3}), x = Tensor::zeros({4, 3});
+  CHECK_THROWS(ValueError, net.forward(empty));
+  CHECK_THROWS(ValueError, net.run({empty}));
+  net.run({x});
+  CHECK_THROWS(ValueError, net.backward(Tensor::borrow(nullptr, {4, 2})));
+  CHECK_THROWS(TypeError, net.backward(Tensor::zeros({4, 2}, DType::int64)));
+  Trainer trainer(net, CrossEntropyLoss{}, SGD{0.1});
+  const Tensor labels = Tensor::labels({0, 1, 0, 1});
+  CHECK_THROWS(ValueError, trainer.step(empty, labels));
+  CHECK_THROWS(ValueError, trainer.step(x, Tensor::borrow(nullptr, {4}, DType::int64)));
+  CHECK_THROWS(ValueError, trainer.step_rows(x, labels, Tensor::borrow(nullptr, {4}, DType::int64), 0, 4));
+  CHECK_THROWS(TypeError, Tensor::labels({1, 2}).fill(3.0f));
+  CHECK(std::isfinite(trainer.step(x, labels)));
 }
 
 TEST(an_empty_batch_has_an_empty_answer) {

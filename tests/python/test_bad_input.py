@@ -97,6 +97,14 @@ SHAPES_AND_SIZES = {
     "sgd: momentum negative": (lambda: optim.SGD(lr=0.1, momentum=-1), ValueError, ["[SGD]", "momentum"]),
     "sgd: decay negative": (lambda: optim.SGD(lr=0.1, weight_decay=-1), ValueError, ["[SGD]", "weight_decay"]),
     "sgd: nesterov without momentum": (lambda: optim.SGD(lr=0.1, nesterov=True), ValueError, ["[SGD]", "momentum"]),
+    # Sizes: the error names the largest too
+    "conv: kernel beyond": (lambda: nn.Conv2d(1, 1, 2**29), ValueError, ["kernel_size in 1 ... 536870911"]),
+    "conv: stride beyond": (lambda: nn.Conv2d(1, 1, 3, stride=2**29), ValueError, ["stride in 1 ... 536870911"]),
+    "pool: stride beyond": (lambda: nn.MaxPool2d(2, 2**29), ValueError, ["[MaxPool2d]", "stride in 1 ... 536870911"]),
+    "im2col: stride beyond": (
+        lambda: dn.image.im2col(zeros(1, 1, 4, 4), 3, stride=2**29), ValueError, ["stride in 1 ... 536870911"]
+    ),
+    "softplus: beta": (lambda: nn.Softplus(beta=1e-39), ValueError, ["[Softplus]", "beta", "1e-39"]),
     # The error that comes back
     "linear: dy shape": (lambda: back(nn.Linear(4, 2), (3, 4), (3, 4)), dn.ShapeError, ["(3, 2)"]),
     "linear: dy rows": (lambda: back(nn.Linear(4, 2), (3, 4), (1, 2)), dn.ShapeError, ["(3, 2)"]),
@@ -125,6 +133,8 @@ SHAPES_AND_SIZES = {
     "predict: batch_size 0": (lambda: small_net().predict(zeros(2, 4), batch_size=0), ValueError, ["batch_size"]),
     "evaluate: nothing": (lambda: small_net().evaluate(zeros(0, 4), np.zeros(0, int)), ValueError, ["evaluate"]),
     "threads: 0": (lambda: dn.set_num_threads(0), ValueError, ["0"]),
+    "threads: 1025": (lambda: dn.set_num_threads(1025), ValueError, ["1024", "1025"]),
+    "threads: scope of 1025": (lambda: dn.threads(1025).__enter__(), ValueError, ["1024", "1025"]),
     "threads: negative": (lambda: dn.threads(-1).__enter__(), ValueError, ["-1"]),
 }  # fmt: skip
 
@@ -242,6 +252,12 @@ def test_huge_sizes(name):
     """An error at once: no wrapped product, no attempt to fill memory."""
     with pytest.raises((ValueError, MemoryError, OverflowError, TypeError)):
         HUGE[name]()
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2**31, 2**31), lambda: nn.Conv2d(2**31, 2**31, 3)])
+def test_a_weight_beyond_addresses_names_its_layer(make):
+    with pytest.raises(dn.ShapeError, match=r"^\[(Linear|Conv2d)\] a weight of shape \(2147483648, .* too large"):
+        make()
 
 
 def test_stride_beyond_the_image_is_a_stride(rng):

@@ -5,7 +5,7 @@ import pytest
 
 import deepnet as dn
 import reference
-from checks import assert_close, integers, normal
+from checks import assert_close, assert_same_bits, integers, normal
 from deepnet import image, nn
 
 # --- Gaussian --------------------------------------------------------------------------------------------------------
@@ -50,6 +50,23 @@ def test_convolve_slides_the_kernel_as_printed(shape, kernel, ndimage, signal, r
     assert_close(image.convolve(a, k, padding="same"), same, k.size)
     if kernel[0] <= shape[0] and kernel[1] <= shape[1]:
         assert_close(image.convolve(a, k, padding="valid"), signal.correlate2d(wide_a, wide_k, mode="valid"), k.size)
+
+
+def test_denormals_have_the_same_bits_on_any_number_of_threads(rng):
+    """Threads flush them to zero, so the caller's must: also where the work is too little for threads."""
+    a = (normal(rng, (300, 400)) * 1e-39).astype(np.float32)
+    k = np.ones((3, 3), np.float32)
+
+    def results():
+        columns = image.im2col(a[None, None], 3, padding=1)
+        return image.convolve(a, k), *image.sobel(a), image.col2im(columns, a.shape, 3, padding=1)
+
+    with dn.threads(1):
+        alone = results()
+    with dn.threads(4):
+        for got, want in zip(results(), alone, strict=True):
+            assert_same_bits(got, want)
+    assert_same_bits(image.convolve(a[:9, :9], k)[:8, :8], image.convolve(a, k)[:8, :8])
 
 
 @pytest.mark.parametrize("kernel", [(2, 2), (4, 3), (2, 7)], ids=str)

@@ -22,9 +22,8 @@ def run(case):
 
 def test_every_layer_has_a_row_of_twenty_shapes():
     kinds = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Layer)]
-    # Cells and what unrolls them take states: they have tests of their own.
-    of_states = (_core.RecurrentCell, nn.Recurrent)
-    names = {kind.__name__ for kind in kinds if not issubclass(kind, of_states)}
+    # Cells take states beside their input: they have tests of their own, and so has what unrolls them.
+    names = {kind.__name__ for kind in kinds if not issubclass(kind, (_core.RecurrentCell, nn.Recurrent))}
     assert names - {"Layer", "Sequential"} == {row.layer for row in cases.ROWS}
     for row in cases.ROWS:
         assert len({str(case) for case in cases.cases_of(row)}) >= 20, row.layer
@@ -47,6 +46,48 @@ def test_agrees_with_pytorch(case, torch):
     assert_close(dx, x_t.grad.numpy(), lengths.dx, "dE/dx")
     for name, p in module.named_parameters():
         assert_close(layer.parameters()[name].grad, p.grad.numpy(), lengths.parameters, f"dE/d{name}")
+
+
+@pytest.mark.parametrize(("rows", "i", "o"), [(300_000, 3, 2), (300_000, 1, 40), (1, 300_000, 5), (2, 300_000, 1)])
+def test_long_sums_of_equal_terms_stay_accurate(rows, i, o, rng):
+    """One running float sum of n positive terms is off by up to n 2^-24 of itself: 1 % where n is some 10^5."""
+    layer = nn.Linear(i, o)
+    row, weight = 0.1 + rng.random(i).astype(np.float32), 0.1 + rng.random((o, i)).astype(np.float32)
+    layer.load_state_dict({"weight": weight, "bias": np.zeros(o, np.float32)})
+    x, dy = np.tile(row, (rows, 1)), np.full((rows, o), 0.3, np.float32)
+    y = layer(x)
+    np.testing.assert_allclose(y, np.float64(x) @ np.float64(weight).T, rtol=3e-5)
+    for passes in (1, 2):  # the second is added to the first
+        layer.backward(dy)
+        dw, db = (layer.parameters()[name].grad for name in ("weight", "bias"))
+        np.testing.assert_allclose(dw, passes * np.float64(dy).T @ np.float64(x), rtol=3e-5)
+        np.testing.assert_allclose(db, passes * np.float64(dy).sum(0), rtol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "stride"),
+    [
+        (1, (7, 8), 100_000),
+        (6, (7, 8), 100_000),
+        (6, (7, 1), (3, 2)),
+        (6, (1, 9), (100_000, 2)),
+        (6, (9, 2), (2, 100_000)),
+    ],
+)
+def test_conv_stride_beyond_the_image(channels, shape, stride, torch, rng):
+    """No work, time or memory for steps that no cell is at; of several channels, each has a kernel of its own."""
+    layer = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels)
+    x = normal(rng, (2, channels, *shape))
+    y = layer(x)
+    dy = normal(rng, y.shape)
+    dx = layer.backward(dy)
+    x_t = torch.from_numpy(x).double().requires_grad_()
+    w_t, b_t = (torch.from_numpy(p.data).double().requires_grad_() for p in layer.parameters().values())
+    y_t = torch.nn.functional.conv2d(x_t, w_t, b_t, stride=stride, padding=1, groups=channels)
+    y_t.backward(torch.from_numpy(dy).double())
+    assert_close(y, y_t.detach().numpy(), 9, "y")
+    assert_close(dx, x_t.grad.numpy(), 9, "dE/dx")
+    assert_close(layer.parameters()["weight"].grad, w_t.grad.numpy(), dy.size, "dE/dweight")
 
 
 @every_case

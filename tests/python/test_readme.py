@@ -89,9 +89,8 @@ def test_deepnet_commands_parse():
     shell = "\n".join(block.code for block in blocks_of("sh"))
     commands = re.findall(r"(?:^|[ (/])deepnet ([^&;|)\n]+)", shell, re.MULTILINE)
     parsed = [cli._parser().parse_args(shlex.split(command, comments=True)) for command in commands]
-    assert {"_root", "_train", "_evaluate", "_predict", "_sample", "_info", "_filter"} == {
-        p.run.__name__ for p in parsed
-    }
+    runs = {"_root", "_train", "_evaluate", "_predict", "_sample", "_info", "_filter"}
+    assert runs == {options.run.__name__ for options in parsed}
 
 
 def test_one_line_runs_the_tests():

@@ -12,7 +12,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 # What the batch, the steps, the features, H and the options are. Odd widths; one to three layers; both directions.
 STACKS = [
-    (1, 1, 1, 1, {}),
+    (1, 1, 2, 3, {}),
     (2, 5, 3, 4, {}),
     (3, 12, 7, 17, {}),
     (17, 9, 5, 33, {}),

@@ -54,6 +54,9 @@ struct Conv2dOptions {
 ///   y[n,k,p,q] = b[k] + sum_{c,r,s} W[k,c,r,s] x[n, c, p*stride + r*dilation - padding, q*... ]
 /// (N, C, H, W) -> (N, K, P, Q) with P = (H + 2 padding - dilation (R - 1) - 1) / stride + 1;
 /// weight (K, C/groups, R, S), bias (K). "same" pads so that P = H; an odd pixel goes below and right.
+/// Many 3 x 3 convolutions of stride 1 go by Winograd's transform (Lavin and Gray 2016): cells near the largest float
+/// overflow there where their sum would not, and an infinity or NaN may spread to the outputs next to those that see
+/// it.
 class Conv2d : public Layer {
  public:
   Conv2d(Index in_channels, Index out_channels, Size2 kernel_size, Conv2dOptions options = {});

@@ -40,13 +40,14 @@ Tensor mask_of_lengths(const std::string& who, const Tensor& lengths, Index rows
 class Execution;  // a plan and its memory; inside the library
 
 /// A layer ready to run, with the plans and memory of its runs. Copies share the layer and its weights.
-/// Any number of threads may call forward at once.
+/// Any number of threads may call forward at once. After fork(), a child should make Models and Trainers of its own:
+/// of those that another thread was using, locks may be held by a thread that the child does not have.
 ///
 /// Sequences (N, T, ...) of different lengths come with a mask (N, T) of float32, 0 at steps of padding, else 1; an
 /// undefined Tensor means that there is no padding. It travels beside the data to every layer; recurrent ones obey it.
 class Model {
  public:
-  /// Nothing, until a Model is assigned to it.
+  /// Nothing, until a Model is assigned to it: StateError from all but layer().
   Model() = default;
   /// Shares the layer, whose weights it may change.
   explicit Model(LayerPtr layer);
@@ -61,13 +62,13 @@ class Model {
   /// The layer that it runs.
   const LayerPtr& layer() const { return layer_; }
   /// The layer's, by name.
-  NamedParameters parameters() const { return layer_->parameters(); }
+  NamedParameters parameters() const { return own_layer().parameters(); }
   /// The output's shape for an input of that shape, batch axis included; ShapeError where it does not fit.
-  Shape output_shape(const Shape& input) const { return layer_->output_shape({input}); }
+  Shape output_shape(const Shape& input) const { return own_layer().output_shape({input}); }
   /// Sets the layer's mode, which run() follows.
-  void train(bool on = true) { layer_->train(on); }
+  void train(bool on = true) { own_layer().train(on); }
   /// train(false).
-  void eval() { layer_->eval(); }
+  void eval() { own_layer().eval(); }
 
   /// The output for a batch, in evaluation mode; keeps nothing for a backward.
   Tensor forward(const Tensor& x, const Tensor& mask = Tensor()) const;
@@ -82,7 +83,8 @@ class Model {
   /// next run: they must not change before the last backward.
   Tensor run(const std::vector<Tensor>& inputs, const Tensor& mask = Tensor());
   /// dE/dInputs for dE/dOutput of the last run; adds dE/dW to the parameters' gradients. StateError
-  /// before any run, ShapeError where d_output has not the output's shape.
+  /// before any run and while another backward of this model runs, ShapeError where d_output has not the output's
+  /// shape.
   std::vector<Tensor> backward(const Tensor& d_output);
   /// The shape of an input that a recent run had; of rank 0 before any.
   Shape recent_input_shape() const;
@@ -91,6 +93,7 @@ class Model {
 
  private:
   struct Runs;
+  Layer& own_layer() const;  // StateError where there is none
   LayerPtr layer_;
   std::shared_ptr<Runs> runs_;
 };

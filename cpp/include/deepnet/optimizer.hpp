@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 namespace deepnet {
 
 /// Base of the optimizers. What one remembers of a parameter is found by the parameter, wherever that is used.
+/// Threads may share one: their calls take turns.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -38,8 +40,15 @@ class Optimizer {
     std::vector<Tensor> buffers;
     Index step = 0;
   };
+  // A copy of an optimizer has a mutex of its own.
+  struct Mutex : std::mutex {
+    Mutex() = default;
+    Mutex(const Mutex&) : Mutex() {}
+    Mutex& operator=(const Mutex&) { return *this; }
+  };
   Slot& slot(const ParameterPtr& parameter);
   std::map<const Parameter*, Slot> slots_;
+  mutable Mutex mutex_;
 };
 
 /// Stochastic gradient descent (PyTorch's form):

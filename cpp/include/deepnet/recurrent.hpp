@@ -114,6 +114,7 @@ class RecurrentStack : public RecurrentLayer {
   RecurrentShape shape_of(const Shape& input, Index layer) const;
   const Weights& weights(Index layer, int direction) const;
   void check_mask(const ForwardCall& call) const;
+  void check_step(const Tensor& x_t) const;
   std::vector<Tensor> carried(Index batch) const;
   std::vector<Tensor> initial_state(const ForwardCall& call) const;
   void carry(const Run& run) const;

@@ -19,13 +19,13 @@ std::vector<std::string> available_isas();
 /// Threads for native work. The default is the least of CPU affinity, cgroup quota and OMP_NUM_THREADS.
 /// Results have the same bits for any number.
 int get_num_threads();
-/// From now on and for all threads of the caller but those within a ThreadScope. ValueError for n < 1.
+/// From now on and for all threads of the caller but those within a ThreadScope. ValueError unless 1 <= n <= 1024.
 void set_num_threads(int n);
 
 /// For this thread of the caller and while it lives, n threads.
 class ThreadScope {
  public:
-  /// ValueError for n < 1. Scopes may be nested.
+  /// ValueError unless 1 <= n <= 1024. Scopes may be nested.
   explicit ThreadScope(int n);
   ~ThreadScope();
   ThreadScope(const ThreadScope&) = delete;

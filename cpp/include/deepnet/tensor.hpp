@@ -111,7 +111,7 @@ class Tensor {
   Tensor rows(Index begin, Index end) const;
   /// The same elements in new memory.
   Tensor clone() const;
-  /// Sets all elements; only for float32, which is not checked.
+  /// Sets all elements; TypeError unless float32.
   void fill(float value);
   /// Point at other memory of the same shape and type; used by plans, which keep Tensors ready-made.
   void rebind(void* data) { data_ = data; }

@@ -180,7 +180,7 @@ void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float*
 // M x N dot products: vectors run along k.
 template <int M, int N>
 inline void dot_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, const float* bias, float* c,
-                     int64_t ldc) {
+                     int64_t ldc, int accumulate) {
   vf sum[M][N] = {};
   const auto add = [&](int64_t i, int64_t n) {
     vf row[N];
@@ -193,27 +193,34 @@ inline void dot_tile(int64_t k, const float* a, int64_t lda, const float* b, int
   int64_t i = 0;
   for (; i + W <= k; i += W) add(i, W);
   if (i < k) add(i, k - i);
-  for (int r = 0; r < M; ++r)
-    for (int j = 0; j < N; ++j) c[r * ldc + j] = sum_lanes(sum[r][j]) + (bias ? bias[j] : 0.0f);
+  for (int r = 0; r < M; ++r) {
+    for (int j = 0; j < N; ++j) {
+      float* out = c + r * ldc + j;
+      *out = (accumulate ? *out + sum_lanes(sum[r][j]) : sum_lanes(sum[r][j])) + (bias ? bias[j] : 0.0f);
+    }
+  }
 }
 
 template <int M>
 inline void dot_rows(int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, const float* bias,
-                     float* c, int64_t ldc) {
+                     float* c, int64_t ldc, int accumulate) {
   int64_t j = 0;
-  for (; j + 4 <= n; j += 4) dot_tile<M, 4>(k, a, lda, b + j * ldb, ldb, bias ? bias + j : nullptr, c + j, ldc);
-  for (; j < n; ++j) dot_tile<M, 1>(k, a, lda, b + j * ldb, ldb, bias ? bias + j : nullptr, c + j, ldc);
+  for (; j + 4 <= n; j += 4)
+    dot_tile<M, 4>(k, a, lda, b + j * ldb, ldb, bias ? bias + j : nullptr, c + j, ldc, accumulate);
+  for (; j < n; ++j) dot_tile<M, 1>(k, a, lda, b + j * ldb, ldb, bias ? bias + j : nullptr, c + j, ldc, accumulate);
 }
 
 // The rows of B that are read for all rows of A before the next ones.
 void gemm_dots(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
-               const float* bias, float* c, int64_t ldc) {
+               const float* bias, float* c, int64_t ldc, int accumulate) {
   for (int64_t j = 0; j < n; j += 16) {
     const int64_t columns = n - j < 16 ? n - j : 16;
     const float* more = bias ? bias + j : nullptr;
     int64_t i = 0;
-    for (; i + 4 <= m; i += 4) dot_rows<4>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc);
-    for (; i < m; ++i) dot_rows<1>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc);
+    for (; i + 4 <= m; i += 4)
+      dot_rows<4>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc, accumulate);
+    for (; i < m; ++i)
+      dot_rows<1>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc, accumulate);
   }
 }
 

@@ -35,23 +35,30 @@ double cost(ActivationKind kind) {
   return kind == ActivationKind::relu || kind == ActivationKind::leaky_relu ? 1.0 : 5.0;
 }
 
-Activation checked(const char* layer, const char* name, ActivationKind kind, double value, bool positive = false) {
-  const float parameter = static_cast<float>(value);
-  if (!std::isfinite(parameter) || (positive && !(parameter > 0.0f))) {
-    throw ValueError("[" + std::string(layer) + "] expected a finite " + name + (positive ? " > 0" : "") + ", got " +
-                     std::to_string(value));
-  }
-  return {kind, parameter};
-}
-
-// The number that was written, 0.01, rather than what became of it in a float, 0.00999999977.
-double as_written(float parameter) {
+// The shortest text that reads back as this float: 0.01, not 0.00999999977.
+std::string text_of(float parameter) {
   char text[32];
   for (int digits = 6; digits <= 9; ++digits) {
     std::snprintf(text, sizeof text, "%.*g", digits, static_cast<double>(parameter));
     if (std::strtof(text, nullptr) == parameter) break;
   }
-  return std::strtod(text, nullptr);
+  return text;
+}
+
+double as_written(float parameter) { return std::strtod(text_of(parameter).c_str(), nullptr); }
+
+// `divided`: kernels divide by it, so that its inverse must be finite too.
+Activation checked(const char* layer, const char* name, ActivationKind kind, double value, bool divided = false) {
+  const float parameter = static_cast<float>(value);
+  if (divided && std::isfinite(parameter) && parameter > 0.0f && !std::isfinite(1.0f / parameter)) {
+    throw ValueError("[" + std::string(layer) + "] expected " + name + " with a finite 1 / " + name + ", got " +
+                     text_of(parameter));
+  }
+  if (!std::isfinite(parameter) || (divided && !(parameter > 0.0f))) {
+    throw ValueError("[" + std::string(layer) + "] expected a finite " + name + (divided ? " > 0" : "") + ", got " +
+                     std::to_string(value));
+  }
+  return {kind, parameter};
 }
 
 }  // namespace

@@ -3,9 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <deepnet/init.hpp>
-#include <deepnet/layer.hpp>
+#include <deepnet/layers.hpp>
 
 namespace deepnet {
 
@@ -25,6 +26,28 @@ inline const Shape& image_input(const Layer& layer, const std::vector<Shape>& in
                      (channels ? std::to_string(channels) : "C") + ", H, W), got " + x.str());
   }
   return x;
+}
+
+/// Kernel sizes, strides, paddings and dilations beyond this are mistakes, and their products must not overflow.
+constexpr Index most_cells = std::numeric_limits<std::int32_t>::max() / 4;
+
+inline bool in_range(Size2 size, Index least) {
+  return size.h >= least && size.w >= least && size.h <= most_cells && size.w <= most_cells;
+}
+
+/// "kernel_size in 1 ... 536870911"
+inline std::string range_text(const char* name, Index least) {
+  return std::string(name) + " in " + std::to_string(least) + " ... " + std::to_string(most_cells);
+}
+
+/// A weight's shape that memory can be asked for.
+inline Shape addressable(const char* kind, const Shape& shape) {
+  try {
+    shape.size();
+  } catch (const ShapeError&) {
+    throw ShapeError("[" + std::string(kind) + "] a weight of shape " + shape.str() + " is too large to address");
+  }
+  return shape;
 }
 
 /// The call's mask, or null; for a layer whose input is (N, T, ...).

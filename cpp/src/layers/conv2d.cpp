@@ -18,14 +18,14 @@ void check(bool ok, const std::string& expected, const std::string& got) {
 }
 
 Conv2dOptions checked(Index in, Index out, Size2 kernel, Conv2dOptions o) {
-  // Sizes beyond this are mistakes, and their products must not overflow.
-  constexpr Index most = std::numeric_limits<std::int32_t>::max() / 4;
-  const auto both = [](Size2 s, Index least) { return s.h >= least && s.w >= least && s.h <= most && s.w <= most; };
+  const auto check_size = [](const char* name, Size2 size, Index least) {
+    check(in_range(size, least), range_text(name, least), pair_text(size));
+  };
   check(in >= 1 && out >= 1, "in_channels and out_channels >= 1", std::to_string(in) + " and " + std::to_string(out));
-  check(both(kernel, 1), "kernel_size >= 1", pair_text(kernel));
-  check(both(o.stride, 1), "stride >= 1", pair_text(o.stride));
-  check(both(o.dilation, 1), "dilation >= 1", pair_text(o.dilation));
-  check(both(o.padding, 0), "padding >= 0", pair_text(o.padding));
+  check_size("kernel_size", kernel, 1);
+  check_size("stride", o.stride, 1);
+  check_size("dilation", o.dilation, 1);
+  check_size("padding", o.padding, 0);
   check(o.groups >= 1, "groups >= 1", std::to_string(o.groups));
   check(in % o.groups == 0 && out % o.groups == 0, "groups to divide in_channels and out_channels",
         std::to_string(o.groups) + " groups for " + std::to_string(in) + " and " + std::to_string(out));
@@ -38,9 +38,7 @@ Conv2dOptions checked(Index in, Index out, Size2 kernel, Conv2dOptions o) {
 }
 
 Shape weight_shape(Index in, Index out, Size2 kernel, const Conv2dOptions& o) {
-  const Shape shape = {out, in / o.groups, kernel.h, kernel.w};
-  shape.size();  // throws where it overflows
-  return shape;
+  return addressable("Conv2d", {out, in / o.groups, kernel.h, kernel.w});
 }
 
 Index receptive(Index kernel, Index dilation) { return dilation * (kernel - 1) + 1; }

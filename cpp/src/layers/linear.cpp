@@ -24,7 +24,7 @@ Index checked(Index in, Index out) {
 Linear::Linear(Index in, Index out, bool with_bias)
     : in_features(checked(in, out)),
       out_features(out),
-      weight(default_parameter({out, in}, in)),
+      weight(default_parameter(addressable("Linear", {out, in}), in)),
       bias(with_bias ? default_parameter({out}, in) : nullptr) {}
 
 LayerPtr Linear::from_config(const Config& config) {

@@ -2,8 +2,6 @@
 //   P = floor((H + 2 padding - R) / stride) + 1, Q likewise.
 // The max's backward reads the winners' positions from the cache, the average's only dE/dy: neither needs
 // the input or the output to stay in memory.
-#include <limits>
-
 #include <deepnet/layers.hpp>
 
 #include "../config.hpp"
@@ -16,24 +14,18 @@ namespace {
 
 std::string pair_text(Size2 size) { return "(" + std::to_string(size.h) + ", " + std::to_string(size.w) + ")"; }
 
-void check(bool ok, const char* kind, const char* expected, Size2 got) {
+void check(bool ok, const char* kind, const std::string& expected, Size2 got) {
   if (!ok) throw ValueError("[" + std::string(kind) + "] expected " + expected + ", got " + pair_text(got));
 }
 
-bool at_least(Size2 size, Index least) {
-  // Sizes beyond this are mistakes, and their products must not overflow.
-  constexpr Index most = std::numeric_limits<std::int32_t>::max() / 4;
-  return size.h >= least && size.w >= least && size.h <= most && size.w <= most;
-}
-
 Size2 checked_kernel(const char* kind, Size2 kernel) {
-  check(at_least(kernel, 1), kind, "kernel_size >= 1", kernel);
+  check(in_range(kernel, 1), kind, range_text("kernel_size", 1), kernel);
   return kernel;
 }
 
 Size2 checked_stride(const char* kind, Size2 stride, Size2 kernel) {
   if (stride.h == 0 && stride.w == 0) return kernel;
-  check(at_least(stride, 1), kind, "stride >= 1", stride);
+  check(in_range(stride, 1), kind, range_text("stride", 1), stride);
   return stride;
 }
 
@@ -41,7 +33,7 @@ Size2 checked_stride(const char* kind, Size2 stride, Size2 kernel) {
 Size2 checked_padding(const char* kind, Size2 padding, Size2 kernel) {
   const bool fits = padding.h <= kernel.h / 2 && padding.w <= kernel.w / 2;
   const std::string expected = "0 <= padding <= kernel_size / 2 for kernel_size " + pair_text(kernel);
-  check(at_least(padding, 0) && fits, kind, expected.c_str(), padding);
+  check(in_range(padding, 0) && fits, kind, expected, padding);
   return padding;
 }
 
@@ -57,7 +49,7 @@ Size2 config_pair(const Config& config, const char* kind, const char* name) {
 template <class Pool>
 LayerPtr make_pool(const char* kind, const Config& config) {
   const Size2 stride = config_pair(config, kind, "stride");
-  check(at_least(stride, 1), kind, "stride >= 1", stride);
+  check(in_range(stride, 1), kind, range_text("stride", 1), stride);
   return std::make_shared<Pool>(config_pair(config, kind, "kernel_size"), stride, config_pair(config, kind, "padding"));
 }
 

@@ -183,16 +183,20 @@ std::vector<Tensor> RecurrentStack::initial_state(const ForwardCall& call) const
 
 void RecurrentStack::reset_state() { carried_.set({}); }
 
-Tensor RecurrentStack::step(const Tensor& x_t) {
+void RecurrentStack::check_step(const Tensor& x_t) const {
+  const Shape& shape = x_t.shape();
+  const bool fits = shape.rank() == 2 && shape[1] == input_size;
+  if (!options.bidirectional && x_t.dtype() == DType::float32 && fits) return;
   const std::string name = "[" + kind() + ".step] expected ";
   if (options.bidirectional) throw ValueError(name + "one direction: the other one begins with the last step");
-  if (x_t.dtype() != DType::float32) throw TypeError(name + "input of type float32, got " + name_of(x_t.dtype()));
-  const Shape& shape = x_t.shape();
-  if (shape.rank() != 2 || shape[1] != input_size) {
-    throw ShapeError(name + "input of shape (N, " + std::to_string(input_size) + "), got " + shape.str());
-  }
+  if (!fits) throw ShapeError(name + "input of shape (N, " + std::to_string(input_size) + "), got " + shape.str());
+  throw TypeError(name + "input of type float32, got " + name_of(x_t.dtype()));
+}
+
+Tensor RecurrentStack::step(const Tensor& x_t) {
+  check_step(x_t);
   FlushDenormals flush;
-  const Index batch = shape[0];
+  const Index batch = x_t.shape()[0];
   std::vector<Tensor> state;
   for (const Tensor& before : carried(batch)) state.push_back(before.clone());
   while (static_cast<int>(state.size()) < state_count())

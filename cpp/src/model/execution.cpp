@@ -235,6 +235,12 @@ void discover_shapes(const Graph& graph, const std::vector<Tensor>& inputs, Phas
 
 }  // namespace
 
+void check_memory(const std::string& who, const char* what, const Tensor& tensor) {
+  if (tensor.raw() != nullptr || tensor.size() == 0) return;
+  throw ValueError("[" + who + "] expected " + what + " with memory, got a Tensor of shape " + tensor.shape().str() +
+                   " without");
+}
+
 std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request,
                                           const std::vector<Tensor>& inputs, Phase phase, const Tensor& mask) {
   try {

@@ -73,6 +73,9 @@ class Execution {
   std::uint64_t random_key_ = 0;
 };
 
+/// ValueError, opening with `who`, where a tensor has elements but no memory.
+void check_memory(const std::string& who, const char* what, const Tensor& tensor);
+
 /// Makes an Execution, running layers whose output shape only a run can tell (Layer::discover_output) on the inputs.
 std::unique_ptr<Execution> make_execution(const Graph& graph, const PlanRequest& request,
                                           const std::vector<Tensor>& inputs, Phase phase,

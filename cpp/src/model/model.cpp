@@ -10,7 +10,8 @@
 namespace deepnet {
 
 // Executions at rest, by what they were planned for, and the last one that run() kept for backward. An execution in use
-// is out of the pool, so any number of threads may run at once, each with memory of its own.
+// is out of here, so any number of threads may run at once, each with memory of its own. The mutex is held for moments
+// only, and nothing is destroyed under it: an input's owner may wait for a lock of its own, as Python's does.
 struct Model::Runs {
   static constexpr std::size_t most_kept = 8;
 
@@ -58,19 +59,73 @@ struct Model::Runs {
 
   void give_back(std::unique_ptr<Execution> execution) {
     if (execution == nullptr) return;
+    std::unique_ptr<Execution> oldest;  // outlives the lock
     std::lock_guard<std::mutex> lock(mutex);
+    recent = execution->request().inputs[0];
     idle.insert(idle.begin(), std::move(execution));
-    if (idle.size() > most_kept) idle.pop_back();
+    if (idle.size() <= most_kept) return;
+    oldest = std::move(idle.back());
+    idle.pop_back();
   }
+
+  // What run() keeps for backward.
+  struct Last {
+    std::unique_ptr<Execution> execution;
+    std::vector<Tensor> inputs;  // kept alive
+  };
+
+  void keep(Last run) {
+    Traces traces = run.execution->traces();
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      recent = run.execution->request().inputs[0];
+      std::swap(last, run);
+      last_traces.swap(traces);
+    }
+    give_back(std::move(run.execution));
+  }
+
+  // The last run for the time of its backward.
+  class Backward {
+   public:
+    Backward(Runs& runs, const Layer& layer) : runs_(runs) {
+      std::lock_guard<std::mutex> lock(runs.mutex);
+      if (runs.in_backward) {
+        throw StateError("[" + layer.kind() + "] expected one backward at a time, got another inside or beside it");
+      }
+      if (runs.last.execution == nullptr) {
+        throw StateError("[" + layer.kind() + "] backward came before forward: call the layer on an input first");
+      }
+      run_ = std::move(runs.last);
+      runs.in_backward = true;
+    }
+    ~Backward() {
+      {
+        std::lock_guard<std::mutex> lock(runs_.mutex);
+        runs_.in_backward = false;
+        if (runs_.last.execution == nullptr) std::swap(runs_.last, run_);
+      }
+      runs_.give_back(std::move(run_.execution));  // of a run that another has followed
+    }
+    Backward(const Backward&) = delete;
+    Backward& operator=(const Backward&) = delete;
+
+    Execution& execution() { return *run_.execution; }
+
+   private:
+    Runs& runs_;
+    Last run_;
+  };
 
   const Graph graph;
   std::vector<Stage> stages;  // for step(), made at its first call
   std::once_flag stages_made;
   std::mutex mutex;
   std::vector<std::unique_ptr<Execution>> idle;  // the last used first
-  std::mutex last_mutex;                         // held while backward runs
-  std::unique_ptr<Execution> last;
-  std::vector<Tensor> last_inputs;  // kept alive for backward
+  Last last;
+  bool in_backward = false;
+  Traces last_traces;  // of the last run, also while it is in backward
+  Shape recent;        // of an input
 };
 
 namespace {
@@ -84,6 +139,7 @@ void check_inputs(const Layer& layer, const std::vector<Tensor>& inputs) {
     if (x.dtype() != DType::float32) {
       throw TypeError("[" + layer.kind() + "] expected input of type float32, got " + std::string(name_of(x.dtype())));
     }
+    check_memory(layer.kind(), "an input", x);
   }
 }
 
@@ -94,12 +150,17 @@ Model::Model(LayerPtr layer) : layer_(std::move(layer)) {
   runs_ = std::make_shared<Runs>(graph_of(layer_));
 }
 
+Layer& Model::own_layer() const {
+  if (layer_ == nullptr) throw StateError("[Model] has no layer yet: assign a Model that has one");
+  return *layer_;
+}
+
 Tensor Model::forward(const Tensor& x, const Tensor& mask) const {
   return predict(x, x.shape().rank() > 0 ? x.shape()[0] : 1, mask);
 }
 
 Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) const {
-  check_inputs(*layer_, {x});
+  check_inputs(own_layer(), {x});
   if (x.shape().rank() < 1)
     throw ShapeError("[" + layer_->kind() + "] expected an input with a batch axis, got shape ()");
   if (mask.defined()) check_mask(layer_->kind(), x.shape(), mask);
@@ -134,6 +195,7 @@ Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) con
 }
 
 Tensor Model::step(const Tensor& x_t) {
+  own_layer();
   std::call_once(runs_->stages_made, [this] { runs_->make_stages(); });
   Tensor x = x_t;
   for (Runs::Stage& stage : runs_->stages) x = stage.recurrent ? stage.recurrent->step(x) : stage.others.forward(x);
@@ -141,7 +203,7 @@ Tensor Model::step(const Tensor& x_t) {
 }
 
 Tensor Model::run(const std::vector<Tensor>& inputs, const Tensor& mask) {
-  check_inputs(*layer_, inputs);
+  check_inputs(own_layer(), inputs);
   if (mask.defined()) check_mask(layer_->kind(), inputs[0].shape(), mask);
   FlushDenormals flush;
   PlanRequest request;
@@ -150,23 +212,21 @@ Tensor Model::run(const std::vector<Tensor>& inputs, const Tensor& mask) {
   auto execution = runs_->take(layer_, request, inputs, Phase::own, mask);
   Tensor y(execution->output_shape());
   execution->forward(inputs.data(), y.data(), Phase::own, mask);
-  std::lock_guard<std::mutex> lock(runs_->last_mutex);
-  runs_->last.swap(execution);
-  runs_->last_inputs = inputs;
-  runs_->give_back(std::move(execution));
+  runs_->keep({std::move(execution), inputs});
   return y;
 }
 
 std::vector<Tensor> Model::backward(const Tensor& d_output) {
-  std::lock_guard<std::mutex> lock(runs_->last_mutex);
-  if (runs_->last == nullptr) {
-    throw StateError("[" + layer_->kind() + "] backward came before forward: call the layer on an input first");
-  }
-  Execution& last = *runs_->last;
+  Runs::Backward backward(*runs_, own_layer());
+  Execution& last = backward.execution();
   if (d_output.shape() != last.output_shape()) {
     throw ShapeError("[" + layer_->kind() + "] expected dE/dOutput of shape " + last.output_shape().str() + ", got " +
                      d_output.shape().str());
   }
+  if (d_output.dtype() != DType::float32) {
+    throw TypeError("[" + layer_->kind() + "] expected dE/dOutput of type float32, got " + name_of(d_output.dtype()));
+  }
+  check_memory(layer_->kind(), "dE/dOutput", d_output);
   FlushDenormals flush;
   std::vector<Tensor> d_inputs;
   for (const Shape& shape : last.request().inputs) d_inputs.emplace_back(shape);
@@ -175,15 +235,15 @@ std::vector<Tensor> Model::backward(const Tensor& d_output) {
 }
 
 Shape Model::recent_input_shape() const {
-  std::lock_guard<std::mutex> last_lock(runs_->last_mutex);
-  if (runs_->last != nullptr) return runs_->last->request().inputs[0];
+  own_layer();
   std::lock_guard<std::mutex> lock(runs_->mutex);
-  return runs_->idle.empty() ? Shape() : runs_->idle.front()->request().inputs[0];
+  return runs_->recent;
 }
 
 Traces Model::traces() const {
-  std::lock_guard<std::mutex> lock(runs_->last_mutex);
-  return runs_->last == nullptr ? Traces() : runs_->last->traces();
+  own_layer();
+  std::lock_guard<std::mutex> lock(runs_->mutex);
+  return runs_->last_traces;
 }
 
 }  // namespace deepnet

@@ -15,6 +15,10 @@ struct Taps {
 inline std::size_t taps_floats(const ConvShape& s) { return static_cast<std::size_t>(2 * s.R * s.S); }
 Taps forward_taps(const ConvShape& shape, float* workspace);
 
+/// Of the stride_h x stride_w phases of dE/dx, those that have a cell.
+inline Index phases_h(const ConvShape& s) { return s.stride_h < s.H ? s.stride_h : s.H; }
+inline Index phases_w(const ConvShape& s) { return s.stride_w < s.W ? s.stride_w : s.W; }
+
 /// The taps of forward that reach the input cells (a + stride_h i, b + stride_w j), as offsets into dy, and where they
 /// in the kernel, by rising offset. Returns how many.
 Index phase_taps(const ConvShape& shape, Index a, Index b, const Taps& taps, Index* position);

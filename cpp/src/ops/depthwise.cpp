@@ -29,7 +29,7 @@ std::size_t depthwise_forward_workspace(const ConvShape& s) { return taps_floats
 
 std::size_t depthwise_backward_data_workspace(const ConvShape& s) {
   const std::size_t positions = taps_floats(s);  // R * S Index
-  const std::size_t phases = static_cast<std::size_t>(s.stride_h * s.stride_w);
+  const std::size_t phases = static_cast<std::size_t>(phases_h(s) * phases_w(s));
   return phases * (taps_floats(s) + positions + 1) + static_cast<std::size_t>(s.K * s.R * s.S);
 }
 
@@ -56,12 +56,13 @@ void depthwise_forward(const ConvShape& s, const float* x, const float* weight, 
 }
 
 void depthwise_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const Index filters = s.K / s.groups, cells = s.R * s.S, phases = s.stride_h * s.stride_w;
+  const Index filters = s.K / s.groups, cells = s.R * s.S;
+  const Index across = phases_w(s), phases = phases_h(s) * across;
   // Of each phase: how its taps read a plane of errors, and their weights in every filter.
   std::vector<ConvGather> errors;
   std::vector<const float*> mirrored;
   for (Index phase = 0; phase < phases; ++phase) {
-    const Index a = phase / s.stride_w, b = phase % s.stride_w;
+    const Index a = phase / across, b = phase % across;
     const Taps taps = {reinterpret_cast<int32_t*>(workspace), reinterpret_cast<int32_t*>(workspace) + cells};
     Index* position = reinterpret_cast<Index*>(workspace + taps_floats(s));
     float* weights = workspace + 2 * taps_floats(s);
@@ -72,8 +73,8 @@ void depthwise_backward_data(const ConvShape& s, const float* dy, const float* w
     ConvGather g = {};
     g.height = s.P;
     g.width = s.Q;
-    g.out_height = std::max<Index>(0, (s.H - a + s.stride_h - 1) / s.stride_h);
-    g.out_width = std::max<Index>(0, (s.W - b + s.stride_w - 1) / s.stride_w);
+    g.out_height = (s.H - a + s.stride_h - 1) / s.stride_h;
+    g.out_width = (s.W - b + s.stride_w - 1) / s.stride_w;
     g.stride_h = g.stride_w = 1;
     g.taps = count;
     g.tap_h = taps.h;
@@ -92,14 +93,14 @@ void depthwise_backward_data(const ConvShape& s, const float* dy, const float* w
   };
   parallel_for(s.N * s.C, planes_at_once(s), [&](Index begin, Index end) {
     const Index half = (s.W + 1) / 2, rows = (s.H + s.stride_h - 1) / s.stride_h;
-    float* columns =
-        s.stride_w == 2 ? thread_scratch(Scratch::tile, static_cast<std::size_t>(2 * rows * half)) : nullptr;
+    const bool pairs = s.stride_w == 2 && across == 2;
+    float* columns = pairs ? thread_scratch(Scratch::tile, static_cast<std::size_t>(2 * rows * half)) : nullptr;
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.C, c = plane % s.C;
       for (Index phase = 0; phase < phases; ++phase) {
-        const Index a = phase / s.stride_w, b = phase % s.stride_w;
+        const Index a = phase / across, b = phase % across;
         float* out = dx + plane * s.H * s.W + a * s.W;
-        if (s.stride_w != 2) {
+        if (!pairs) {
           make_phase(phase, n, c, out + b, s.stride_h * s.W, s.stride_w);
           continue;
         }

@@ -44,24 +44,33 @@ void finish(Index rows, Index columns, float* c, Index ldc, Activation activatio
   }
 }
 
+// Products that one running sum adds up: its rounding grows with their number, that of sums of sums hardly.
+constexpr Index chain = 1024;
+
 // Where one operand is read once or twice, packing it would take longer than the product.
 bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
                      const GemmEpilogue& epilogue) {
   const KernelTable& kernel = kernels();
   constexpr Index few = 16;
-  const bool dots =
-      a.col_stride == 1 && b.row_stride == 1 && !epilogue.accumulate && (m <= few || n <= few) && (k >= 128 || m <= 4);
+  const bool dots = a.col_stride == 1 && b.row_stride == 1 && (m <= few || n <= few) && (k >= 128 || m <= 4);
   const bool few_rows = b.col_stride == 1 && m <= kernel.gemm_mr;
   if (!dots && !few_rows) return false;
-  const float* bias = epilogue.bias_col;
+  // Dots have a chain of sums in every lane, few rows one in all.
+  const Index depth = even_piece(k, few_rows ? chain : chain * kernel.vector_width);
   const auto multiply = [&](Index row, Index rows, Index column, Index columns) {
     float* out = c + row * ldc + column;
-    if (few_rows) {
-      kernel.gemm_few_rows(rows, columns, k, a.data + row * a.row_stride, a.row_stride, a.col_stride, b.data + column,
-                           b.row_stride, bias ? bias + column : nullptr, out, ldc, epilogue.accumulate);
-    } else {
-      kernel.gemm_dots(rows, columns, k, a.data + row * a.row_stride, a.row_stride, b.data + column * b.col_stride,
-                       b.col_stride, bias ? bias + column : nullptr, out, ldc);
+    for (Index k0 = 0; k0 < k || k0 == 0; k0 += depth) {
+      const Index length = std::min(depth, k - k0);
+      const float* bias = k0 + depth >= k && epilogue.bias_col ? epilogue.bias_col + column : nullptr;
+      const float* left = a.data + row * a.row_stride + k0 * a.col_stride;
+      const float* right = b.data + k0 * b.row_stride + column * b.col_stride;
+      const bool accumulate = k0 > 0 || epilogue.accumulate;
+      if (few_rows) {
+        kernel.gemm_few_rows(rows, columns, length, left, a.row_stride, a.col_stride, right, b.row_stride, bias, out,
+                             ldc, accumulate);
+      } else {
+        kernel.gemm_dots(rows, columns, length, left, a.row_stride, right, b.col_stride, bias, out, ldc, accumulate);
+      }
     }
     if (epilogue.activation.kind == ActivationKind::none) return;
     for (Index i = 0; i < rows; ++i) {

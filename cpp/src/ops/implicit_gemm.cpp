@@ -126,9 +126,8 @@ void implicit_backward_data(const ConvShape& s, const float* dy, const float* we
   Index* position = reinterpret_cast<Index*>(workspace + taps_floats(s));
   float* mirrored = workspace + 2 * taps_floats(s);
   const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S;
-  for (Index phase = 0; phase < s.stride_h * s.stride_w; ++phase) {
-    const Index a = phase / s.stride_w, b = phase % s.stride_w;
-    if (a >= s.H || b >= s.W) continue;
+  for (Index phase = 0; phase < phases_h(s) * phases_w(s); ++phase) {
+    const Index a = phase / phases_w(s), b = phase % phases_w(s);
     const Index count = phase_taps(s, a, b, taps, position);
     if (count == 0) {
       clear_phase(s, a, b, dx);

@@ -1,4 +1,8 @@
 // 3 x 3 convolution of stride 1 as 16 matrix products over 2 x 2 tiles of outputs; see kernels/winograd.inl.
+//
+// A tile's transform adds and subtracts up to 16 of its cells before any product, so inputs near the largest float
+// overflow where the direct sum would not, and an infinity or a NaN spreads to all four outputs of its tile (inf -
+// inf), beyond the pixels whose window holds it. Looking for them first would cost a pass over every input.
 #pragma once
 
 #include "convolution.hpp"
