@@ -360,10 +360,10 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
 def attach(layer: type[Layer]) -> None:
     """Give the layer class its training methods, its history, and metadata: read-only, for all layers share it."""
-    attributes: dict[str, object] = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
-    attributes |= {"history": HistoryAttribute(), "metadata": MappingProxyType({})}
-    for name, value in attributes.items():
-        setattr(layer, name, value)
+    for method in (fit, predict, evaluate, summary, save):
+        setattr(layer, method.__name__, method)
+    setattr(layer, "history", HistoryAttribute())  # noqa: B010 - as layers see it, it is a History
+    layer.metadata = MappingProxyType({})
 
 
 def _train(
