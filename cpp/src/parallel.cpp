@@ -193,15 +193,15 @@ float* thread_scratch(Scratch slot, std::size_t floats) {
   struct Buffer {
     float* data = nullptr;
     std::size_t floats = 0;
-    ~Buffer() { ::operator delete (data, std::align_val_t{64}); }
+    ~Buffer() { ::operator delete(data, std::align_val_t{64}); }
   };
   thread_local Buffer buffers[static_cast<int>(Scratch::count)];
   Buffer& buffer = buffers[static_cast<int>(slot)];
   if (buffer.floats < floats) {
-    ::operator delete (buffer.data, std::align_val_t{64});
+    ::operator delete(buffer.data, std::align_val_t{64});
     buffer.data = nullptr;
     buffer.floats = 0;
-    buffer.data = static_cast<float*>(::operator new (floats * sizeof(float), std::align_val_t{64}));
+    buffer.data = static_cast<float*>(::operator new(floats * sizeof(float), std::align_val_t{64}));
     buffer.floats = floats;
   }
   return buffer.data;

@@ -50,6 +50,7 @@ __all__ = [
     "gradcheck",
     "image",
     "load",
+    "load_optimizer",
     "load_optimizer_state",
     "manual_seed",
     "nn",
@@ -67,6 +68,8 @@ _LAZY = {
     "gradcheck": "deepnet._gradcheck",
     "image": "deepnet.image",
 }
+# What this file imports for itself is no part of the library.
+_IMPORTED = {"TYPE_CHECKING", "annotations", "importlib", "os"}
 
 
 def __getattr__(name: str) -> object:
@@ -79,7 +82,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*(name for name in globals() if name not in _IMPORTED), *__all__})
 
 
 def load(path: str | os.PathLike[str]) -> nn.Layer:
@@ -116,13 +119,62 @@ def load(path: str | os.PathLike[str]) -> nn.Layer:
       (1): ReLU()
     )
     """
-    net, metadata = _core.load(os.fspath(path))
+    try:
+        net, metadata = _core.load(os.fspath(path))
+    except ValueError as error:
+        text, foreign, _ = str(error).partition("; read_safetensors reads those")
+        if not foreign:
+            raise
+        raise ValueError(
+            f"{text}; for a network of your own, net.load_state_dict takes what safetensors.numpy.load_file reads"
+        ) from None
     net.metadata = metadata
     return net
 
 
+def load_optimizer(net: nn.Layer, path: str | os.PathLike[str]) -> optim.Optimizer:
+    """The optimizer of a file that was saved with one: its class, its settings and its state, to go on training.
+
+    Parameters
+    ----------
+    net
+        The network that was loaded from the file.
+    path
+        The file.
+
+    Returns
+    -------
+    Optimizer
+        A new one, as it was when it was saved.
+
+    Raises
+    ------
+    ValueError
+        The file is malformed, has no optimizer, or that of another network.
+    OSError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> import deepnet as dn
+    >>> from deepnet import nn, optim
+    >>> nn.Sequential(nn.Linear(4, 3)).save("m.safetensors", optimizer=optim.SGD(lr=0.1, momentum=0.9))
+    >>> net = dn.load("m.safetensors")
+    >>> optimizer = dn.load_optimizer(net, "m.safetensors")
+    >>> optimizer.lr, optimizer.momentum
+    (0.1, 0.9)
+    """
+    from deepnet._files import read_optimizer
+
+    optimizer = read_optimizer(os.fspath(path))
+    _core.load_optimizer_state(net, optimizer, os.fspath(path))
+    return optimizer
+
+
 def load_optimizer_state(net: nn.Layer, optimizer: optim.Optimizer, path: str | os.PathLike[str]) -> None:
     """Put the optimizer's state of a file that was saved with one into `optimizer`, to go on training.
+
+    As :func:`load_optimizer`, but with settings of your own.
 
     Parameters
     ----------

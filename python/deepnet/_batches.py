@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -103,6 +104,28 @@ class BatchSource:
 Source: TypeAlias = ArraySource | BatchSource
 
 
+@contextmanager
+def labels_explained(where: str, y: Any, default_loss: bool) -> Iterator[None]:
+    """Where targets of a common wrong kind do not fit the loss, say what to do about them."""
+    try:
+        yield
+    except ShapeError as error:
+        targets = np.asarray(y)
+        wholes = targets.ndim == 1 and bool((targets == np.floor(targets)).all())
+        if default_loss and wholes and str(error).startswith("[MSELoss]"):
+            raise TypeError(
+                f"[{where}] expected class labels of an integer type, or numbers of the shape of the outputs, got "
+                f"{targets.dtype} of shape {targets.shape}"
+            ) from error
+        labels = targets.dtype.kind in "iu" and targets.ndim > 1
+        if labels and str(error).startswith(("[CrossEntropyLoss]", "[NLLLoss]")):
+            if targets.shape[1] == 1:
+                raise ShapeError(f"{error}; pass y[:, 0]") from error
+            if ((targets == 0) | (targets == 1)).all() and (targets.sum(axis=1) == 1).all():
+                raise ShapeError(f"{error}; of one-hot labels pass y.argmax(axis=1), or floats") from error
+        raise
+
+
 def validation_source(data: Any, loss: Loss, epochs: int) -> Source:
     """Arrays ``(x, y)``, ``(x, y, lengths)`` or ``(x, y, mask)``, in a tuple or a list; else batches."""
     where = "fit: validation_data"
@@ -132,7 +155,7 @@ def _pair(where: str, which: str, x: Any, y: Any, loss: Loss) -> tuple[NDArray[A
 
     Conversion happens here, once, and not at every step.
     """
-    inputs, targets = np.asarray(x), np.asarray(y)
+    inputs, targets = as_array(where, f"x{which}", x), as_array(where, f"y{which}", y)
     for name, array in (("x", inputs), ("y", targets)):
         if array.dtype.kind not in "biuf":
             raise TypeError(f"[{where}] expected {name}{which} to be an array of real numbers, got dtype {array.dtype}")
@@ -146,6 +169,14 @@ def _pair(where: str, which: str, x: Any, y: Any, loss: Loss) -> tuple[NDArray[A
         np.ascontiguousarray(inputs, dtype=np.float32),
         np.ascontiguousarray(targets, dtype=np.int64 if labels else np.float32),
     )
+
+
+def as_array(where: str, name: str, values: Any) -> NDArray[Any]:
+    """What NumPy makes of them."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # NumPy's name for this changes
+        raise ShapeError(f"[{where}] expected {name} to have rows of equal shapes, got {error}") from error
 
 
 def _describe(value: Any) -> str:

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnet import _core, _progress
-from deepnet._batches import EVALUATION_BATCH, ArraySource, BatchSource, Source, validation_source
+from deepnet._arguments import at_least_one, checked_seed
+from deepnet._batches import (
+    EVALUATION_BATCH,
+    ArraySource,
+    BatchSource,
+    Source,
+    as_array,
+    labels_explained,
+    validation_source,
+)
 from deepnet._core import Layer, Loss, Optimizer, Trainer
 from deepnet._last_fit import HistoryAttribute, LastFit, keep_fit, last_fit
 from deepnet._summary import summary
@@ -138,8 +147,8 @@ def fit(
     TypeError
         Complex or object arrays, class labels that are floats.
     ValueError
-        No data, ``epochs`` or ``batch_size`` below 1, labels out of range, an iterable that can be walked only once,
-        lengths outside [1, T], a mask of other numbers than 0 and 1, or lengths beside an iterable.
+        No data, ``epochs`` or ``batch_size`` below 1, ``seed`` below 0, labels out of range, an iterable that can be
+        walked only once, lengths outside [1, T], a mask of other numbers than 0 and 1, or lengths beside an iterable.
     FloatingPointError
         The loss is not finite; the message says where that began, of sequences also at which step. The weights are
         those before that batch. Likewise of validation data, where it names the batch.
@@ -169,7 +178,8 @@ def fit(
     """
     from deepnet.callbacks import CallbackList
 
-    _at_least_one("fit", epochs=epochs, batch_size=batch_size)
+    at_least_one("fit", epochs=epochs, batch_size=batch_size)
+    random = np.random.default_rng(checked_seed("fit", seed)) if shuffle else None
     hooks = CallbackList(callbacks)
     chosen_loss = _choose_loss("fit", loss, y)
     trainer = Trainer(self, chosen_loss, _choose_optimizer(optimizer))
@@ -178,7 +188,6 @@ def fit(
         _no_padding("fit", lengths, mask)
         source = BatchSource("fit", x, chosen_loss, epochs)
     else:
-        random = np.random.default_rng(seed) if shuffle else None
         source = ArraySource("fit", x, y, chosen_loss, batch_size, random, lengths, mask)
     validation = None if validation_data is None else validation_source(validation_data, chosen_loss, epochs)
 
@@ -190,7 +199,8 @@ def fit(
     try:
         try:
             self.train()
-            _train(trainer, source, validation, epochs, hooks, bar, history)
+            with labels_explained("fit", y, loss is None):
+                _train(trainer, source, validation, epochs, hooks, bar, history)
         finally:
             bar.close()
             history.drop_unfinished()
@@ -220,7 +230,8 @@ def predict(
     x
         Inputs, converted to float32; N may be 0.
     batch_size
-        Rows at a time, at least 1; the outputs do not depend on it but by rounding.
+        Rows at a time, at least 1. Rows do not depend on each other in layers of this library, so that it changes
+        outputs by rounding at most, but for a softmax along axis 0, which sums over the rows of one batch.
     lengths, mask
         Which steps of sequences (N, T, ...) count, as in :func:`fit`.
 
@@ -247,7 +258,7 @@ def predict(
     >>> bool((y[1, 2:] == 0).all())
     True
     """
-    _at_least_one("predict", batch_size=batch_size)
+    at_least_one("predict", batch_size=batch_size)
     return self._predict(x, batch_size, lengths, mask)
 
 
@@ -295,7 +306,7 @@ def evaluate(
     >>> nn.ReLU().evaluate(10 * np.eye(2), np.array([0, 0]), loss="cross_entropy")["accuracy"]
     0.5
     """
-    _at_least_one("evaluate", batch_size=batch_size)
+    at_least_one("evaluate", batch_size=batch_size)
     chosen_loss = _choose_loss("evaluate", last_fit(self).loss if loss is None else loss, y)
     source: Source
     if y is None:
@@ -303,7 +314,8 @@ def evaluate(
         source = BatchSource("evaluate", x, chosen_loss)
     else:
         source = ArraySource("evaluate", x, y, chosen_loss, batch_size, lengths=lengths, mask=mask)
-    return _scores("evaluate", self, source, chosen_loss, batch_size)
+    with labels_explained("evaluate", y, loss is None):
+        return _scores("evaluate", self, source, chosen_loss, batch_size)
 
 
 def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None = None) -> None:
@@ -320,7 +332,7 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
     path
         File to write.
     optimizer
-        To go on training later, with :func:`deepnet.load_optimizer_state`.
+        To go on training later, with :func:`deepnet.load_optimizer`.
 
     Raises
     ------
@@ -348,10 +360,10 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
 def attach(layer: type[Layer]) -> None:
     """Give the layer class its training methods, its history, and metadata: read-only, for all layers share it."""
-    attributes: dict[str, object] = {method.__name__: method for method in (fit, predict, evaluate, summary, save)}
-    attributes |= {"history": HistoryAttribute(), "metadata": MappingProxyType({})}
-    for name, value in attributes.items():
-        setattr(layer, name, value)
+    for method in (fit, predict, evaluate, summary, save):
+        setattr(layer, method.__name__, method)
+    setattr(layer, "history", HistoryAttribute())  # noqa: B010 - as layers see it, it is a History
+    layer.metadata = MappingProxyType({})
 
 
 def _train(
@@ -456,7 +468,7 @@ def _choose_loss(where: str, loss: Loss | str | None, y: ArrayLike | None) -> Lo
     if isinstance(loss, Loss):
         return loss
     if loss is None:
-        real = y is not None and np.asarray(y).dtype.kind == "f"
+        real = y is not None and as_array(where, "y", y).dtype.kind == "f"
         return _core.MSELoss() if real else _core.CrossEntropyLoss()
     if isinstance(loss, str) and loss in _LOSSES:
         return _LOSSES[loss]()
@@ -494,11 +506,3 @@ def _modes(layer: Layer) -> list[tuple[Layer, bool]]:
     for child in layer.children():
         modes += _modes(child)
     return modes
-
-
-def _at_least_one(where: str, **values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-            raise TypeError(f"[{where}] expected {name} to be an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"[{where}] expected {name} >= 1, got {value}")

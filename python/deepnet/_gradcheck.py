@@ -14,16 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepnet._arguments import at_least_one, checked_seed
+from deepnet._core import Layer
 from deepnet._differences import Claim, Direction, Judge, Probe, Vector, Verdict, size_of
 from deepnet._search import Search
-
-if TYPE_CHECKING:
-    from deepnet._core import Layer
 
 _GROUPS = 16
 _JITTER = 2.0**-4  # of a tensor's size: kinks then lie outside most of the steps of the differences
@@ -133,8 +132,11 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
     ------
     GradientError
         A gradient is wrong, of the wrong shape or not finite. The message names the parameter or input and its entry.
+    TypeError
+        `layer` is not a layer, an input not an array of real numbers.
     ValueError
-        The output is not finite, or changes between two calls with the same arrays and the same seed.
+        The output is not finite, or changes between two calls with the same arrays and the same seed; `max_entries` is
+        below 1, `rtol` not between 0 and 1, `seed` negative.
 
     Notes
     -----
@@ -160,6 +162,15 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
     parameter 'weight': 54 entries checked, 0 could not be judged, largest relative error ...
     parameter 'bias': 3 entries checked, 0 could not be judged, largest relative error ...
     """
+    if not isinstance(layer, Layer):
+        got = f"the class {layer.__name__}" if isinstance(layer, type) else f"a {type(layer).__name__}"
+        raise TypeError(f"[gradcheck] expected a layer, got {got}: derive from nn.Layer, with forward and backward")
+    at_least_one("gradcheck", max_entries=max_entries)
+    seed = checked_seed("gradcheck", seed)
+    if not isinstance(rtol, (int, float, np.number)):
+        raise TypeError(f"[gradcheck] expected rtol to be a number, got {rtol!r}")
+    if not 0.0 < rtol < 1.0:
+        raise ValueError(f"[gradcheck] expected 0 < rtol < 1, got {rtol}")
     arrays = [_real_array(array, index) for index, array in enumerate(inputs)]
     label = f"[{getattr(layer, 'kind', type(layer).__name__)}]"
     parameters = layer.parameters()

@@ -44,6 +44,19 @@ def input_shape(net: nn.Layer, size: str | None = None) -> tuple[int, int, int]:
     raise ValueError("the network does not tell the size of its images: give it as --size HxW")
 
 
+def table_shape(net: nn.Layer) -> tuple[int, ...] | None:
+    """Of one input, for the table of the layers; None where the weights do not tell."""
+    leaves = _leaves(net)
+    if isinstance(leaves[0], nn.Linear):
+        return 1, leaves[0].in_features
+    if not any(isinstance(leaf, nn.Linear) for leaf in leaves):
+        return None  # a network of convolutions only takes images of any size
+    try:
+        return 1, *input_shape(net)
+    except ValueError:
+        return None
+
+
 def read_image(path: Path, shape: tuple[int, int, int], invert: bool = False) -> NDArray[np.float32]:
     """A picture as a batch (1, C, H, W) in [0, 1], scaled to the shape.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,19 @@ _FILTERS = 32
 _MISTAKES = 12
 
 
-def require_matplotlib() -> None:
-    """Raises ImportError, saying how to get it, where matplotlib is missing."""
+def check_plot(path: Path) -> None:
+    """Raises ImportError where matplotlib is missing, ValueError for types of files that it cannot write."""
     try:
-        import matplotlib.figure  # noqa: F401
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         raise ImportError("a plot needs matplotlib: pip install 'deepnet[plot]'") from error
+    types = sorted(FigureCanvasBase.get_supported_filetypes())
+    if _type(path) not in types:
+        raise ValueError(f"expected --plot to end in .png or another of {', '.join(types)}, got {path}")
 
 
 def plot_training(
-    path: str | os.PathLike[str],
+    path: Path,
     net: nn.Layer,
     history: History,
     x: NDArray[np.float32],
@@ -33,7 +36,7 @@ def plot_training(
     predicted: NDArray[np.int64],
     names: Sequence[str],
 ) -> None:
-    """Draw a training to an image file, whose type its name decides.
+    """Draw a training to an image file, whose type its name decides; PNG, if it has no suffix.
 
     Parameters
     ----------
@@ -55,7 +58,11 @@ def plot_training(
     _plot_curves(left, history)
     _plot_filters(right, net)
     _plot_mistakes(bottom, x, labels, predicted, names)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format=_type(path))
+
+
+def _type(path: Path) -> str:
+    return path.suffix[1:].lower() or "png"
 
 
 def _plot_curves(figure: Any, history: History) -> None:

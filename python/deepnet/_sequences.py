@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepnet._arguments import at_least_one
 from deepnet._core import ShapeError
-from deepnet._fit import _at_least_one
 
 _SHOWN = 5  # characters that an error message lists
 
@@ -229,7 +229,7 @@ class Text:
         ((3, 3, 3), ['ana', 'nan', 'ana'])
         """
         stride = length if stride is None else stride
-        _at_least_one("Text.windows", length=length, stride=stride)
+        at_least_one("Text.windows", length=length, stride=stride)
         _long_enough("Text.windows", self, length + 1)
         starts = np.arange(0, len(self) - length, stride)[:, None] + np.arange(length)
         return self.alphabet.one_hot(self.codes[starts]), self.codes[starts + 1]
@@ -293,7 +293,7 @@ class TextBatches:
     """
 
     def __init__(self, text: Text, batch_size: int, length: int) -> None:
-        _at_least_one("Text.batches", batch_size=batch_size, length=length)
+        at_least_one("Text.batches", batch_size=batch_size, length=length)
         _long_enough("Text.batches", text, batch_size + 1)
         columns = (len(text) - 1) // batch_size
         self._alphabet, self._length = text.alphabet, length
@@ -408,7 +408,7 @@ def series(array: ArrayLike, window: int, horizon: int = 1) -> tuple[NDArray[np.
            [4.],
            [5.]], dtype=float32)
     """
-    _at_least_one("series", window=window, horizon=horizon)
+    at_least_one("series", window=window, horizon=horizon)
     values = np.asarray(array)
     if values.dtype.kind not in "biuf":
         raise TypeError(f"[series] expected an array of real numbers, got dtype {values.dtype}")

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _DATA_HELP = (
     "digits, fashion-mnist, a folder of IDX files ({train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]), or a text file"
 )
+_LAST_SEED = 2**64 - 1
 _INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended: 128 + SIGINT
 
 
@@ -65,16 +66,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="digits-cnn, lenet, mlp or vgg-small, by default by image size; charlstm or chargru for a text",
     )
-    train.add_argument("--epochs", type=_positive(int), metavar="N", help="walks over the training data")
+    train.add_argument("--epochs", type=_whole(), metavar="N", help="walks over the training data")
     train.add_argument(
         "--batch-size",
-        type=_positive(int),
+        type=_whole(),
         metavar="N",
         help="images a step, or places in the text to read from side by side",
     )
-    train.add_argument("--lr", type=_positive(float), metavar="RATE", help="learning rate of the first epoch")
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order and dropout (default: 0)")
-    train.add_argument("--threads", type=_positive(int), metavar="N", help="threads to compute with")
+    train.add_argument("--lr", type=_positive, metavar="RATE", help="learning rate of the first epoch")
+    train.add_argument(
+        "--seed", type=_whole(0, _LAST_SEED), default=0, metavar="N", help="of weights, order and dropout (default: 0)"
+    )
+    train.add_argument("--threads", type=_whole(), metavar="N", help="threads to compute with")
     train.add_argument("--save", type=Path, metavar="FILE", help="write the network to FILE (safetensors)")
     train.add_argument("--plot", type=Path, metavar="FILE.png", help="draw loss curves, filters and mistakes")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -88,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict)
     predict.add_argument("file", metavar="FILE", type=Path, help="a network that train --save wrote")
     predict.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or .npy arrays (H, W)")
-    predict.add_argument("--data", metavar="DATA", help="data set whose class names to print, such as fashion-mnist")
+    predict.add_argument("--data", metavar="DATA", help="data set whose class names to print: digits or fashion-mnist")
     predict.add_argument("--size", metavar="HxW", help="size to scale images to, where the network does not tell")
     predict.add_argument("--invert", action="store_true", help="for dark ink on light paper: swap black and white")
 
@@ -96,12 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     sample.set_defaults(run=_sample)
     sample.add_argument("file", metavar="FILE", type=Path, help="a network that train TEXT --save wrote")
     sample.add_argument("--prompt", default="", metavar="TEXT", help="what the network is to go on from")
-    sample.add_argument("--length", type=_positive(int), default=500, metavar="N", help="characters (default: 500)")
+    sample.add_argument("--length", type=_whole(), default=500, metavar="N", help="characters (default: 500)")
     sample.add_argument(
-        "--temperature", type=_positive(float), default=0.8, metavar="T", help="below 1 safer, above 1 bolder (0.8)"
+        "--temperature", type=_positive, default=0.8, metavar="T", help="below 1 safer, above 1 bolder (0.8)"
     )
-    sample.add_argument("--top-k", type=_positive(int), metavar="K", help="draw from the K likeliest characters only")
-    sample.add_argument("--seed", type=int, metavar="N", help="of the draws; without it each run differs")
+    sample.add_argument("--top-k", type=_whole(), metavar="K", help="draw from the K likeliest characters only")
+    sample.add_argument(
+        "--seed", type=_whole(0, _LAST_SEED), metavar="N", help="of the draws; without it each run differs"
+    )
 
     info = commands.add_parser("info", help="show this build, or what is in a model file")
     info.set_defaults(run=_info)
@@ -112,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     filters.add_argument("kind", choices=("gaussian", "sobel"))
     filters.add_argument("source", metavar="IN.png", type=Path)
     filters.add_argument("target", metavar="OUT.png", type=Path)
-    filters.add_argument("--sigma", type=_positive(float), default=2.0, help="of the Gaussian, in pixels (default: 2)")
+    filters.add_argument("--sigma", type=_positive, default=2.0, help="of the Gaussian, in pixels (default: 2)")
     return parser
 
 
@@ -145,9 +150,9 @@ def _train_on_images(options: argparse.Namespace) -> None:
     for path in (options.save, options.plot):
         check_writable(path)
     if options.plot is not None:
-        from deepnet._plot import require_matplotlib
+        from deepnet._plot import check_plot
 
-        require_matplotlib()
+        check_plot(options.plot)
     if options.threads is not None:
         deepnet.set_num_threads(options.threads)
     data = _load_data(options.data)
@@ -273,9 +278,14 @@ def _class_names(data_name: str | None, classes: int) -> list[str]:
     """A model file does not have them: those of the named data set, or numbers."""
     from deepnet import data
 
-    if data_name == "fashion-mnist" and classes == len(data.FASHION_CLASSES):
-        return list(data.FASHION_CLASSES)
-    return [str(i) for i in range(classes)]
+    if data_name is None:
+        return [str(i) for i in range(classes)]
+    known = {"digits": [str(i) for i in range(10)], "fashion-mnist": list(data.FASHION_CLASSES)}
+    if data_name not in known:
+        raise CommandError(f"expected --data to be one of {', '.join(known)}, got {data_name!r}")
+    if classes != len(known[data_name]):
+        raise CommandError(f"expected a network for the {len(known[data_name])} classes of {data_name}, got {classes}")
+    return known[data_name]
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -287,12 +297,16 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     import deepnet
+    from deepnet import _images
 
     if options.file is None:
         deepnet.show_config()
         return 0
     net = deepnet.load(options.file)
-    net.summary()
+    shape = _images.table_shape(net)
+    if shape is not None:
+        print(f"for inputs of shape ({', '.join(['N', *map(str, shape[1:])])}):\n")
+    net.summary(shape)
     return 0
 
 
@@ -357,20 +371,30 @@ def check_writable(path: Path | None) -> None:
         raise CommandError(f"cannot write {path}: no permission to write in {folder}")
 
 
-class _positive:  # noqa: N801 - a type for argparse, named in its messages
-    """A number above zero."""
+def _positive(text: str) -> float:
+    """A number above zero, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
 
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self._kind = kind
 
-    def __call__(self, text: str) -> int | float:
+def _whole(least: int = 1, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """A number without fraction, for argparse."""
+
+    def read(text: str) -> int:
         try:
-            value = self._kind(text)
+            value = int(text)
         except ValueError:
-            value = self._kind(0)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
         return value
+
+    return read
 
 
 def count(number: int, what: str) -> str:

@@ -17,6 +17,7 @@ Sequences: the characters of a text, and windows of a series.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -63,6 +64,8 @@ _URLS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 )
 _DIGITS_TRAIN = 1437
+_PIECE = 1 << 20
+_LONGEST_HEADER = 4 + 4 * 255  # of an IDX file, whose number of axes is a byte
 
 
 class _File(NamedTuple):
@@ -248,26 +251,51 @@ def read_idx(path: str | os.PathLike[str], ndim: int | None = None) -> NDArray[n
     if axes == 0 or len(data) < begin:
         raise ValueError(f"{where}: expected the sizes of {axes} axes, got {len(data)} bytes in all")
     shape = tuple(int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes))
-    size = 1
-    for length in shape:
-        size *= length
+    size = math.prod(shape)
     if len(data) - begin != size:
         raise ValueError(f"{where}: expected {size} elements for shape {shape}, got {len(data) - begin}")
     return np.frombuffer(data, np.uint8, offset=begin).reshape(shape)
 
 
 def _read(path: Path) -> bytes:
-    """The contents, decompressed if they are compressed, whatever the name says."""
-    import gzip
-    import zlib
+    """The contents, decompressed if they are compressed, whatever the name says.
 
+    The header is read first, and no more decompressed than the array that it announces, and a byte: a file of a
+    megabyte may hold a gigabyte of zeros.
+    """
     data = path.read_bytes()
     if data[:2] != b"\x1f\x8b":
         return data
     try:
-        return gzip.decompress(data)
+        header = _decompress(data, _LONGEST_HEADER)
+        return _decompress(data, _idx_size(header) + 1)
+    except ValueError as error:
+        raise ValueError(f"[read_idx] {path}: {error}") from error
+
+
+def _idx_size(header: bytes) -> int:
+    """Bytes of an IDX file that begins so; of any other file those of the header, which tell what it is."""
+    axes = header[3] if len(header) > 3 else 0
+    sizes = [int.from_bytes(header[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes)]
+    return 4 + 4 * axes + math.prod(sizes) if header[:3] == b"\0\0\x08" and axes else len(header)
+
+
+def _decompress(data: bytes, limit: int) -> bytes:
+    """Up to `limit` bytes of what gzip `data`, in one part or several, hold; ValueError where they are damaged."""
+    import gzip
+    import io
+    import zlib
+
+    parts = []
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            # In pieces, for read makes room for all that it is asked for.
+            while limit > 0 and (part := file.read(min(limit, _PIECE))):
+                parts.append(part)
+                limit -= len(part)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"[read_idx] {path}: expected gzip data, got damaged ones ({error})") from error
+        raise ValueError(f"expected gzip data, got damaged ones ({error})") from error
+    return b"".join(parts)
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -313,18 +341,13 @@ def _download(folder: Path, searched: list[Path]) -> None:
 
 def _fetch(url: str, folder: Path, file: _File) -> None:
     """Downloads one file, checks it, and only then gives it its name."""
-    import gzip
     import hashlib
     import tempfile
     import urllib.request
-    import zlib
 
     with urllib.request.urlopen(url, timeout=30) as answer:
         compressed = answer.read(file.bytes + 1)  # the compressed file is smaller than its contents
-    try:
-        contents = gzip.decompress(compressed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"expected gzip data ({error})") from error
+    contents = _decompress(compressed, file.bytes + 1)
     checksum = hashlib.sha256(contents).hexdigest()
     if checksum != file.sha256:
         raise ValueError(f"expected contents with SHA-256 {file.sha256}, got {checksum}")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepnet._arguments import at_least_one
 from deepnet._core import ShapeError, col2im, convolve, gaussian_kernel, im2col, sobel
 
 __all__ = ["col2im", "convolve", "gaussian_kernel", "im2col", "neighborhood", "sobel"]
@@ -27,7 +28,7 @@ def neighborhood(array: ArrayLike, fn: Callable[[NDArray[Any]], ArrayLike], size
     Parameters
     ----------
     array
-        Shape (..., H, W). Outside, the cells of the edge repeat.
+        Shape (..., H, W), of which H and W are at least 1. Outside, the cells of the edge repeat.
     fn
         Gets the neighborhoods of all cells at once, as a read-only array of shape (..., H, W, size * size), row by row
         of each neighborhood, and returns one value for each: an array of shape (..., H, W).
@@ -42,9 +43,9 @@ def neighborhood(array: ArrayLike, fn: Callable[[NDArray[Any]], ArrayLike], size
     Raises
     ------
     ShapeError
-        The array has fewer than two axes, or `fn` returns another shape.
+        The array has fewer than two axes or no cells in its last two, or `fn` returns another shape.
     TypeError
-        The array is of complex numbers or objects.
+        The array is of complex numbers or objects, `size` is no integer.
     ValueError
         `size` is even or below 1.
 
@@ -64,10 +65,11 @@ def neighborhood(array: ArrayLike, fn: Callable[[NDArray[Any]], ArrayLike], size
         raise TypeError(f"[neighborhood] expected an array of real numbers, got dtype {values.dtype}")
     if values.ndim < 2:
         raise ShapeError(f"[neighborhood] expected an array of shape (..., H, W), got {values.shape}")
-    if size < 1 or size % 2 == 0:
+    at_least_one("neighborhood", size=size)
+    if size % 2 == 0:
         raise ValueError(f"[neighborhood] expected an odd size >= 1, got {size}")
-    if not values.size:
-        raise ShapeError(f"[neighborhood] expected an array with at least one cell, got shape {values.shape}")
+    if 0 in values.shape[-2:]:
+        raise ShapeError(f"[neighborhood] expected H and W of at least 1, got shape {values.shape}")
     around = [(0, 0)] * (values.ndim - 2) + [(size // 2, size // 2)] * 2
     padded = np.pad(values, around, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(-2, -1))

@@ -10,7 +10,7 @@ import deepnet as dn
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "timing: measures time; deselect on a busy or instrumented machine")
+    config.addinivalue_line("markers", "timing: measures time, on a machine that does nothing else: pytest -m timing")
 
 
 def require(name):

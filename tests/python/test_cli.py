@@ -49,19 +49,24 @@ def digits_model(tmp_path_factory):
 # --- train and evaluate ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timing
 def test_train_digits_does_its_main_job():
-    begin = time.perf_counter()
-    result = deepnet("train", "digits", PYTHONIOENCODING="utf-8")
+    result = deepnet("train", "digits", timeout=900, PYTHONIOENCODING="utf-8")
     assert result.returncode == 0, result.stderr
-    assert time.perf_counter() - begin < 60
-    accuracy = float(re.search(r"^test accuracy: (0\.\d{4})$", result.stdout, re.MULTILINE)[1])
+    accuracy = float(re.search(r"^test accuracy: ([01]\.\d{4})$", result.stdout, re.MULTILINE)[1])
     assert accuracy >= 0.985
     assert "trained in" in result.stdout
     assert "next, try:" in result.stdout
     assert len(re.findall(r"^\d  [01]\.\d{4}  \S+ +\d+ of \d+$", result.stdout, re.MULTILINE)) == 10
     assert result.stderr.count("samples/s") == 6
     assert "\033" not in result.stdout
+
+
+@pytest.mark.timing
+def test_train_digits_takes_less_than_a_minute():
+    """What README.md promises of it."""
+    begin = time.perf_counter()
+    assert deepnet("train", "digits", "--quiet").returncode == 0
+    assert time.perf_counter() - begin < 60
 
 
 def test_train_saves_what_evaluate_finds(tmp_path, capsys):
@@ -128,8 +133,40 @@ def test_bad_places_are_refused_before_training(tmp_path, option, capsys, monkey
 
 def test_plot_without_matplotlib_is_refused_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(nn.Layer, "fit", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
     assert "pip install 'deepnet[plot]'" in refused(capsys, "train", "digits", "--plot", tmp_path / "x.png")
+
+
+def test_plots_of_unknown_types_are_refused_before_training(tmp_path, capsys, monkeypatch):
+    require("matplotlib")
+    monkeypatch.setattr(nn.Layer, "fit", None)
+    assert "expected --plot to end in .png" in refused(capsys, "train", "digits", "--plot", tmp_path / "a.xyz")
+
+
+def test_plot_without_a_suffix(tmp_path, capsys):
+    require("matplotlib")
+    options = ["--model", "mlp", "--epochs", "1", "--quiet", "--plot", str(tmp_path / "a")]
+    assert cli.main(["train", "digits", *options]) == 0
+    assert f"drawn to {tmp_path / 'a'}\n" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train digits --seed -1", "a whole number from 0 to 18446744073709551615, got '-1'"),
+        ("train digits --seed 18446744073709551616", "a whole number from 0 to"),
+        ("train digits --threads 1e14", "a whole number from 1 to 2147483647, got '1e14'"),
+        ("train digits --threads 100000000000000", "a whole number from 1 to 2147483647"),
+        ("train digits --epochs 0", "a whole number from 1 to"),
+        ("train digits --lr 0", "a number above 0, got '0'"),
+        ("sample m --seed -1", "a whole number from 0 to"),
+    ],
+)
+def test_numbers_out_of_range(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments.split())
+    assert message in capsys.readouterr().err
 
 
 def test_bad_train_arguments(tmp_path, rng, capsys):
@@ -172,7 +209,7 @@ def test_ctrl_c_ends_with_130_and_saves(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert err.endswith("deepnet: interrupted\n")
-    assert dn.load(path).evaluate(*data.digits()[1])["accuracy"] > 0.05
+    assert dn.load(path).evaluate(*data.digits()[1])["accuracy"] > 0.8  # one epoch was done
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise")
@@ -246,6 +283,18 @@ def test_predict_refuses_sizes_that_do_not_fit(tmp_path, digits_model, capsys, m
         assert "4,194,304 pixels" in refused(capsys, "predict", tmp_path / "any", tmp_path / "a.npy", "--size", size)
 
 
+def test_predict_names_classes(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.eye(1, 10))
+    for classes, path in ((10, tmp_path / "ten"), (3, tmp_path / "three")):
+        nn.Sequential(nn.Flatten(), nn.Linear(10, classes)).save(path)
+    options = [tmp_path / "a.npy", "--size", "1x10", "--data"]
+    assert cli.main(["predict", str(tmp_path / "ten"), *map(str, options), "fashion-mnist"]) == 0
+    out = capsys.readouterr().out
+    assert sum(name in out for name in data.FASHION_CLASSES) == 3
+    assert "digits, fashion-mnist, got 'bogus'" in refused(capsys, "predict", tmp_path / "ten", *options, "bogus")
+    assert "the 10 classes of digits, got 3" in refused(capsys, "predict", tmp_path / "three", *options, "digits")
+
+
 def test_predict_refuses_nan(tmp_path, digits_model, capsys):
     np.save(tmp_path / "nan.npy", np.full((8, 8), np.nan))
     assert "finite" in refused(capsys, "predict", digits_model, tmp_path / "nan.npy")
@@ -295,8 +344,25 @@ def test_info(digits_model, capsys):
     assert dn.active_isa() in out
     assert cli.main(["info", str(digits_model)]) == 0
     out = capsys.readouterr().out
-    assert "Conv2d" in out
+    assert out.startswith("for inputs of shape (N, 1, 8, 8):\n")
+    assert re.search(r"Conv2d +\(N, 32, 8, 8\)", out)
     assert "total" in out
+
+
+@pytest.mark.parametrize(
+    ("net", "first"),
+    [
+        (lambda: nn.Sequential(nn.Linear(5, 3)), "for inputs of shape (N, 5):"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GlobalAvgPool2d()), "layer "),
+        (lambda: nn.Sequential(nn.LSTM(5, 4), nn.Linear(4, 5)), "layer "),
+    ],
+)
+def test_info_shows_shapes_where_weights_tell_them(tmp_path, net, first, capsys):
+    net().save(tmp_path / "m")
+    assert cli.main(["info", str(tmp_path / "m")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(first)
+    assert ("?" in out) == (first == "layer ")
 
 
 def test_filter(tmp_path, rng, capsys):

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,8 @@ DAMAGED = {
     "gzip cut": (gzip.compress(GOOD)[:-9], "damaged"),
     "gzip header only": (gzip.compress(GOOD)[:9], "damaged"),
     "gzip with flipped bits": (gzip.compress(GOOD)[:-8] + bytes(8), "damaged"),
+    "gzip of too little": (gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12 + bytes(9)), "got 9"),
+    "gzip of too much": (gzip.compress(GOOD + bytes(9)), "got 25"),
     "gzip of junk": (b"\x1f\x8b\x08\x00" + b"junk" * 9, "damaged"),
 }
 
@@ -140,6 +143,22 @@ def test_read_idx(tmp_path):
     assert data.read_idx(path).shape == (0, 5)
     with pytest.raises(FileNotFoundError):
         data.read_idx(tmp_path / "none")
+
+
+BOMB = 1 << 26
+
+
+@pytest.mark.parametrize("begin", [GOOD, b"\x89PNG", bytes([0, 0, 8, 255])])
+def test_no_more_is_decompressed_than_announced(tmp_path, begin):
+    path = tmp_path / "file.gz"
+    path.write_bytes(gzip.compress(begin + bytes(BOMB)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"\[read_idx\]"):
+            data.read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < BOMB // 8
+    finally:
+        tracemalloc.stop()
 
 
 # --- downloads, from a server of our own -----------------------------------------------------------------------------
@@ -203,6 +222,19 @@ def test_download_that_is_not_what_it_should_be(elsewhere, name):
     with pytest.raises(FileNotFoundError, match=r"SHA-256|gzip"):
         data.fashion_mnist()
     assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_a_download_is_decompressed_no_further_than_its_size(elsewhere, monkeypatch):
+    remote, _, _ = elsewhere
+    monkeypatch.setattr(data, "_FILES", tuple(file._replace(bytes=100_000) for file in data._FILES))
+    (remote / f"{NAMES[0]}.gz").write_bytes(gzip.compress(bytes(BOMB)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileNotFoundError, match="SHA-256"):
+            data.fashion_mnist()
+        assert tracemalloc.get_traced_memory()[1] < BOMB // 8
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_network_says_what_to_do(elsewhere):

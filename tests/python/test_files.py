@@ -121,6 +121,54 @@ def test_bad_metadata_write_nothing(saved, metadata, error):
     assert path.read_bytes() == before
 
 
+def test_a_file_has_the_optimizer_too(tmp_path, rng):
+    """Class and settings as well as state: what is loaded goes on with the same bits."""
+    x, y = rng.standard_normal((64, 4)).astype(np.float32), rng.integers(0, 2, 64)
+    net, optimizer = nn.Sequential(nn.Linear(4, 2)), optim.SGD(0.1, momentum=0.9, weight_decay=1e-3, nesterov=True)
+    net.fit(x, y, optimizer=optimizer, progress=False)
+    dn.Trainer(net, nn.CrossEntropyLoss(), optimizer).save(tmp_path / "m")
+    other = dn.load(tmp_path / "m")
+    resumed = dn.load_optimizer(other, tmp_path / "m")
+    assert type(resumed) is optim.SGD
+    for name in ("lr", "momentum", "weight_decay", "nesterov"):
+        assert getattr(resumed, name) == getattr(optimizer, name)
+    for a, b in ((net, optimizer), (other, resumed)):
+        a.fit(x, y, optimizer=b, progress=False, epochs=2)
+    for name, w in weights(net).items():
+        assert_same_bits(other.state_dict()[name], w)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (rb"\"SGD\"", rb"\"SGX\"", "expected one of .*'SGD'.*, got 'SGX'"),
+        (rb"\"lr\"", rb"\"xx\"", "expected settings of SGD"),
+        (rb"\"lr\":0.5", rb"\"lr\":-.5", "class and settings"),
+        (rb'"{\"config\":{\"lr', rb'"[\"config\":{\"lr', "class and settings"),
+        (b'"optimizer":"', b'"optimiser":"', "got one without"),
+        (b'{"0.bias"', b'["0.bias"', "JSON object"),
+    ],
+)
+def test_optimizers_that_no_file_should_have(tmp_path, old, new, message):
+    net = nn.Sequential(nn.Linear(4, 2))
+    net.save(tmp_path / "m", optimizer=optim.SGD(0.5))
+    contents = (tmp_path / "m").read_bytes()
+    assert old in contents
+    (tmp_path / "m").write_bytes(contents.replace(old, new, 1))
+    with pytest.raises(ValueError, match=rf"^\[load_optimizer\].*{message}"):
+        dn.load_optimizer(net, tmp_path / "m")
+    (tmp_path / "m").write_bytes(b"\xff" * 100)
+    with pytest.raises(ValueError, match="whose header ends in it"):
+        dn.load_optimizer(net, tmp_path / "m")
+
+
+def test_advice_for_weights_of_others_names_what_python_has(saved, tmp_path):
+    _, path = saved
+    (tmp_path / "foreign").write_bytes(path.read_bytes().replace(b'"format":"deepnet"', b'"format":"foreign"'))
+    with pytest.raises(ValueError, match=r"net\.load_state_dict takes what safetensors\.numpy\.load_file reads$"):
+        dn.load(tmp_path / "foreign")
+
+
 def test_optimizer_state_that_is_not_there(saved):
     net, path = saved
     with pytest.raises(ValueError, match="without an optimizer's state"):

@@ -439,6 +439,13 @@ BAD = {
     "not a pair": (TypeError, r"batch 1 to be a pair \(x, y\), got an array", ([X, Y],), {}),
     "uneven batch": (dn.ShapeError, "x and y of batch 2", ([(X, Y), (X, Y[:2])],), {}),
     "no batches": (ValueError, "got no batches", ([],), {}),
+    "floats for labels": (TypeError, r"\[fit\] expected class labels of an integer type", (X, Y.astype(float)), {}),
+    "one-hot integers": (dn.ShapeError, r"pass y.argmax\(axis=1\), or floats", (X, np.eye(3, dtype=int)[Y]), {}),
+    "labels in a column": (dn.ShapeError, r"pass y\[:, 0\]", (X, Y[:, None]), {}),
+    "ragged x": (dn.ShapeError, r"\[fit\] expected x to have rows of equal", ([[1.0], [1.0, 2.0]], [0, 1]), {}),
+    "ragged y": (dn.ShapeError, r"\[fit\] expected y to have rows of equal", (X[:2], [[1.0], [1.0, 2.0]]), {}),
+    "a seed below zero": (ValueError, "seed >= 0, got -1", (X, Y), {"seed": -1}),
+    "a text as seed": (TypeError, "seed to be an integer, got 'a'", (X, Y), {"seed": "a"}),
     "unknown loss": (ValueError, "'cross_entropy'.*got 'hinge'", (X, Y), {"loss": "hinge"}),
     "a class as loss": (TypeError, "expected loss to be a Loss", (X, Y), {"loss": nn.MSELoss}),
     "unknown optimizer": (ValueError, "got 'adagrad'", (X, Y), {"optimizer": "adagrad"}),
@@ -547,13 +554,11 @@ def test_interrupt_leaves_a_usable_network(blobs):
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
-        begin = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
             fit(net, x, y, epochs=1_000_000, batch_size=10)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert time.perf_counter() - begin < 5
     assert not net.training
     assert net.history.epochs == len(net.history["loss"]) > 0
     assert net.evaluate(x, y)["accuracy"] > 0.8
@@ -653,17 +658,6 @@ def test_fit_costs_little_beside_the_steps():
     assert (min(times[whole]) - min(times[steps])) / 2500 < 5e-6
 
 
-@pytest.mark.timing
-def test_import_is_light():
-    code = """if True:
-        import time, numpy
-        begin = time.perf_counter()
-        import deepnet
-        print(time.perf_counter() - begin)
-    """
-    assert min(float(run_python(code)) for _ in range(7)) < 0.025
-
-
 def test_import_leaves_heavy_modules_alone():
     code = "import sys, numpy; before = set(sys.modules); import deepnet; print(*sorted(set(sys.modules) - before))"
     modules = set(run_python(code).split())
@@ -674,6 +668,7 @@ def test_import_leaves_heavy_modules_alone():
 def test_lazy_names():
     assert dn.GradientError.__mro__[1] is AssertionError
     assert set(dir(dn)) >= set(dn.__all__)
+    assert not {"TYPE_CHECKING", "annotations", "importlib", "os"} & set(dir(dn))
     assert all(hasattr(dn, name) for name in dn.__all__)
     with pytest.raises(AttributeError, match="module 'deepnet' has no attribute 'nothing'"):
         _ = dn.nothing

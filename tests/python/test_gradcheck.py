@@ -343,3 +343,22 @@ def test_finds_errors_of_a_layer_with_a_narrow_domain():
     dn.gradcheck(ArcCos(1), x)
     with pytest.raises(dn.GradientError, match="input 0"):
         dn.gradcheck(ArcCos(1.01), x)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "layer", "options"),
+    [
+        (TypeError, "expected a layer, got a function", lambda x: x, {}),
+        (TypeError, "expected a layer, got the class ReLU", nn.ReLU, {}),
+        (ValueError, "max_entries >= 1, got 0", nn.ReLU(), {"max_entries": 0}),
+        (TypeError, "max_entries to be an integer", nn.ReLU(), {"max_entries": 2.5}),
+        (ValueError, "0 < rtol < 1, got 0", nn.ReLU(), {"rtol": 0}),
+        (ValueError, "0 < rtol < 1, got 1", nn.ReLU(), {"rtol": 1.0}),
+        (ValueError, "0 < rtol < 1, got nan", nn.ReLU(), {"rtol": np.nan}),
+        (TypeError, "rtol to be a number", nn.ReLU(), {"rtol": "small"}),
+        (ValueError, "seed >= 0, got -1", nn.ReLU(), {"seed": -1}),
+    ],
+)
+def test_refuses_what_is_no_check(error, message, layer, options):
+    with pytest.raises(error, match=rf"^\[gradcheck\].*{message}"):
+        dn.gradcheck(layer, np.ones((2, 3)), **options)

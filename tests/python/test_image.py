@@ -237,6 +237,11 @@ def test_neighborhood_of_stacked_planes(rng):
         assert np.array_equal(out[i], image.neighborhood(a[i], lambda cells: cells.max(axis=-1), 3))
 
 
+def test_neighborhood_of_no_planes():
+    a = np.zeros((0, 4, 5), np.float32)
+    assert image.neighborhood(a, lambda cells: cells.max(axis=-1)).shape == image.convolve(a, np.ones((3, 3))).shape
+
+
 def test_neighborhood_lets_exceptions_through():
     def fail(cells):
         raise LookupError("mine")
@@ -281,6 +286,10 @@ BAD = {
     "col2im output too small": ("col2im", (np.zeros((1, 9, 9)), 2, 3), dn.ShapeError),
     "neighborhood size even": ("neighborhood", (A, np.sum, 2), ValueError),
     "neighborhood size 0": ("neighborhood", (A, np.sum, 0), ValueError),
+    "neighborhood size as a float": ("neighborhood", (A, np.sum, 3.0), TypeError),
+    "neighborhood size as a text": ("neighborhood", (A, np.sum, "3"), TypeError),
+    "neighborhood size as a pair": ("neighborhood", (A, np.sum, (3, 3)), TypeError),
+    "neighborhood without cells": ("neighborhood", (np.zeros((2, 0, 4)), np.sum, 3), dn.ShapeError),
     "neighborhood vector": ("neighborhood", (np.zeros(5), np.sum, 3), dn.ShapeError),
     "neighborhood of wrong shape": ("neighborhood", (A, lambda cells: cells, 3), dn.ShapeError),
 }
