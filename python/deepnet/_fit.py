@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,12 @@ _LOSSES: dict[str, type[Loss]] = {
     "nll": _core.NLLLoss,
     "mse": _core.MSELoss,
     "bce_with_logits": _core.BCEWithLogitsLoss,
+}
+_OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: _core.SGD(lr=0.01, momentum=0.9),
+    "adam": _core.Adam,
+    "adamw": _core.AdamW,
+    "rmsprop": _core.RMSprop,
 }
 
 
@@ -116,7 +122,8 @@ def fit(
         A loss or its name: "cross_entropy", "nll", "mse", "bce_with_logits". By default cross entropy, but mean
         squared error where `y` is an array of floats.
     optimizer
-        An optimizer or its name, "sgd". By default ``SGD(lr=0.01, momentum=0.9)``.
+        An optimizer or its name: "sgd", which is the default and ``SGD(lr=0.01, momentum=0.9)``, or "adam", "adamw",
+        "rmsprop" with their defaults.
     epochs, batch_size
         Walks over the data, and rows a step. The last batch of an epoch may be smaller; none is dropped.
     validation_data
@@ -480,10 +487,12 @@ def _choose_loss(where: str, loss: Loss | str | None, y: ArrayLike | None) -> Lo
 def _choose_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if optimizer is None or optimizer == "sgd":
-        return _core.SGD(lr=0.01, momentum=0.9)
+    if optimizer is None:
+        return _OPTIMIZERS["sgd"]()
+    if isinstance(optimizer, str) and optimizer in _OPTIMIZERS:
+        return _OPTIMIZERS[optimizer]()
     raise (ValueError if isinstance(optimizer, str) else TypeError)(
-        f"[fit] expected optimizer to be an Optimizer or 'sgd', got {optimizer!r}"
+        f"[fit] expected optimizer to be an Optimizer or one of {sorted(_OPTIMIZERS)}, got {optimizer!r}"
     )
 
 

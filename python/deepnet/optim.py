@@ -11,6 +11,6 @@
 ...     opt.step(net)
 """
 
-from deepnet._core import SGD, Optimizer
+from deepnet._core import SGD, Adam, AdamW, Optimizer, RMSprop
 
-__all__ = ["SGD", "Optimizer"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]

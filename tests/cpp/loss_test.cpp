@@ -1,4 +1,4 @@
-// Losses against double precision and central differences, their checks, and SGD.
+// Losses against double precision and central differences, and their checks.
 #include <cmath>
 #include <functional>
 
@@ -222,64 +222,4 @@ TEST(counting) {
   labels.labels()[1] = 0;
   CHECK(count_correct(map, labels) == 2);
   CHECK_THROWS(ShapeError, count_correct(y, Tensor::labels({1, 0})));
-}
-
-TEST(sgd_follows_its_equations) {
-  for (const auto& [momentum, decay, nesterov] :
-       {std::make_tuple(0.0, 0.0, false), {0.0, 0.1, false}, {0.9, 0.0, false}, {0.9, 0.01, true}}) {
-    SGD sgd(0.1, momentum, decay, nesterov);
-    const Index n = 101;
-    auto parameter = std::make_shared<Parameter>(random_tensor({n}, 4));
-    std::vector<double> w(parameter->data.data(), parameter->data.data() + n), v(n, 0.0);
-    for (int step = 0; step < 5; ++step) {
-      parameter->grad() = random_tensor({n}, 10 + static_cast<std::uint64_t>(step));
-      sgd.step({{"w", parameter}, {"the same again", parameter}});
-      for (std::size_t i = 0; i < w.size(); ++i) {
-        const double g = parameter->grad().data()[i] + decay * w[i];
-        v[i] = momentum * v[i] + g;
-        w[i] -= 0.1 * (nesterov ? g + momentum * v[i] : v[i]);
-      }
-    }
-    for (std::size_t i = 0; i < w.size(); ++i) CHECK_NEAR(parameter->data.data()[i], w[i], 1e-6);
-  }
-}
-
-TEST(sgd_state_can_be_put_back) {
-  const auto start = [] { return std::make_shared<Parameter>(random_tensor({10}, 4)); };
-  const auto run = [](SGD& sgd, const ParameterPtr& p, int steps) {
-    p->grad() = random_tensor({10}, 5);
-    for (int i = 0; i < steps; ++i) sgd.step({{"w", p}});
-  };
-  SGD whole(0.1, 0.9), first(0.1, 0.9), second(0.1, 0.9);
-  const ParameterPtr a = start(), b = start();
-  run(whole, a, 5);
-  run(first, b, 3);
-  CHECK(first.state(*a).empty());
-  second.load_state(b, first.state(*b));
-  run(second, b, 2);
-  for (Index i = 0; i < 10; ++i) CHECK(a->data.data()[i] == b->data.data()[i]);
-  CHECK_THROWS(ValueError, second.load_state(b, {{"velocity", Tensor::zeros({10})}}));
-  CHECK_THROWS(ValueError, second.load_state(b, {}));
-  CHECK_THROWS(ShapeError, second.load_state(b, {{"momentum_buffer", Tensor::zeros({9})}}));
-}
-
-TEST(sgd_skips_what_has_no_gradient_and_survives_a_changed_momentum) {
-  SGD sgd(0.5);
-  auto p = std::make_shared<Parameter>(Tensor::full({3}, 1.0f));
-  sgd.step({{"w", p}});
-  CHECK(p->data.data()[0] == 1.0f && !p->has_grad());
-  p->grad().fill(1.0f);
-  sgd.step({{"w", p}});
-  sgd.momentum = 0.5;
-  sgd.step({{"w", p}});
-  sgd.step({{"w", p}});
-  CHECK(p->data.data()[2] == 1.0f - 0.5f - 0.5f - 0.75f);
-}
-
-TEST(sgd_arguments) {
-  CHECK_THROWS(ValueError, SGD(-0.1));
-  CHECK_THROWS(ValueError, SGD(NAN));
-  CHECK_THROWS(ValueError, SGD(0.1, -1));
-  CHECK_THROWS(ValueError, SGD(0.1, 0, -1));
-  CHECK_THROWS(ValueError, SGD(0.1, 0, 0, true));
 }

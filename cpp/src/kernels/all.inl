@@ -10,6 +10,7 @@
 #include "elementwise.inl"
 #include "gemm.inl"
 #include "loss.inl"
+#include "optimizer.inl"
 #include "pool.inl"
 #include "random.inl"
 #include "recurrent.inl"

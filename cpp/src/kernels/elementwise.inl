@@ -90,25 +90,6 @@ int64_t find_nonfinite(int64_t n, const float* x) {
   return n;
 }
 
-//   g = grad + weight_decay w;  v = momentum v + g;  w -= lr (nesterov ? g + momentum v : v)
-// The first time v is only written: it is g.
-void sgd(const SgdStep* step, int64_t n, float* weight, const float* grad, float* velocity, int first) {
-  const float lr = step->lr, momentum = step->momentum, decay = step->weight_decay;
-  if (!velocity) {
-    map(n, weight, grad, weight, [=](vf w, vf g) { return w - (w * decay + g) * lr; });
-    return;
-  }
-  const float along_gradient = step->nesterov ? 1.0f : 0.0f, along_velocity = step->nesterov ? momentum : 1.0f;
-  for (int64_t i = 0; i < n; i += W) {
-    const int64_t lanes = n - i;
-    const vf w = load_first(weight + i, lanes);
-    const vf g = w * decay + load_first(grad + i, lanes);
-    const vf v = first ? g : load_first(velocity + i, lanes) * momentum + g;
-    store_first(velocity + i, lanes, v);
-    store_first(weight + i, lanes, w - (g * along_gradient + v * along_velocity) * lr);
-  }
-}
-
 // The largest of a row, NaN passed over (the sum of exponentials will be NaN); -infinity of nothing.
 inline float row_max(int64_t n, const float* x) {
   vf m = broadcast(-infinity);

@@ -106,6 +106,17 @@ struct SgdStep {
   int nesterov;
 };
 
+struct AdamStep {
+  float keep;                             // factor of the weights: decay apart from the gradient
+  float weight_decay;                     // decay as a part of the gradient
+  float mean_share, beta2, square_share;  // 1 - beta1, beta2, 1 - beta2
+  float step_size, root_scale, eps;       // lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
+};
+
+struct RmspropStep {
+  float lr, alpha, share, eps, weight_decay, momentum;  // share = 1 - alpha
+};
+
 struct KernelTable {
   const char* name;
   int32_t vector_width;  // floats in a vector

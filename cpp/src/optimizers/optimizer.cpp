@@ -1,11 +1,9 @@
-// Optimizers. What one keeps for a parameter (momentum, ...) lies in a slot found by the parameter's address; the slot
-// also holds a weak reference, so that a new parameter at a freed address starts afresh.
+// What every optimizer shares. What one keeps for a parameter (momentum, ...) lies in a slot found by the parameter's
+// address; the slot also holds a weak reference, so that a new parameter at a freed address starts afresh.
 #include <deepnet/optimizer.hpp>
 
 #include <algorithm>
-#include <cmath>
 
-#include "dispatch.hpp"
 #include "parallel.hpp"
 
 namespace deepnet {
@@ -18,8 +16,7 @@ bool same_owner(const std::weak_ptr<Parameter>& a, const ParameterPtr& b) {
   return !a.owner_before(b) && !b.owner_before(a);
 }
 
-void check_names(const std::string& kind, const std::vector<std::string>& expected,
-                 const std::map<std::string, Tensor>& got) {
+void check_names(const std::string& kind, const std::vector<std::string>& expected, const Optimizer::Buffers& got) {
   std::string text;
   for (const std::string& name : expected) text += (text.empty() ? "" : ", ") + name;
   for (const auto& [name, tensor] : got) {
@@ -35,15 +32,37 @@ void check_names(const std::string& kind, const std::vector<std::string>& expect
 
 }  // namespace
 
-void Optimizer::step(const NamedParameters& parameters) {
+Optimizer::Slots Optimizer::copy_slots() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  FlushDenormals flush;
+  Slots copy = slots_;
+  for (auto& [parameter, slot] : copy) {
+    for (auto& [name, buffer] : slot.buffers) buffer = buffer.clone();
+  }
+  return copy;
+}
+
+Optimizer::Optimizer(const Optimizer& other) : slots_(other.copy_slots()) {}
+
+Optimizer& Optimizer::operator=(const Optimizer& other) {
+  Slots copy = other.copy_slots();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  slots_ = std::move(copy);
+  return *this;
+}
+
+void Optimizer::step(const NamedParameters& parameters) {
+  check();  // schedules write to the public members
+  const FlushDenormals flush;
+  const std::lock_guard<std::mutex> lock(mutex_);
   for (auto it = parameters.begin(); it != parameters.end(); ++it) {
     const ParameterPtr& parameter = it->second;
     const auto same = [&](const auto& other) { return other.second == parameter; };
     const bool shared = std::any_of(parameters.begin(), it, same);  // a layer in two places: one update
     if (shared || !parameter->has_grad()) continue;
     Slot& s = slot(parameter);
+    for (const std::string& name : buffers()) {  // each time: settings may have changed
+      if (s.buffers.count(name) == 0) s.buffers.emplace(name, Tensor::zeros(parameter->data.shape()));
+    }
     ++s.step;
     update(*parameter, s.buffers, s.step);
   }
@@ -55,24 +74,25 @@ Optimizer::Slot& Optimizer::slot(const ParameterPtr& parameter) {
   for (auto it = slots_.begin(); it != slots_.end();) it = it->second.parameter.expired() ? slots_.erase(it) : ++it;
   Slot fresh;
   fresh.parameter = parameter;
-  for (std::size_t i = buffers().size(); i > 0; --i) fresh.buffers.push_back(Tensor::zeros(parameter->data.shape()));
   return slots_[parameter.get()] = std::move(fresh);
 }
 
-std::map<std::string, Tensor> Optimizer::state(const Parameter& parameter) const {
-  std::map<std::string, Tensor> result;
+Optimizer::Buffers Optimizer::state(const Parameter& parameter) const {
   const std::lock_guard<std::mutex> lock(mutex_);
+  Buffers result;
   const auto found = slots_.find(&parameter);
   if (found == slots_.end() || found->second.parameter.expired()) return result;
   const Slot& s = found->second;
-  const std::vector<std::string> names = buffers();
-  for (std::size_t i = 0; i < std::min(names.size(), s.buffers.size()); ++i) result[names[i]] = s.buffers[i];
+  for (const std::string& name : buffers()) {
+    if (const auto buffer = s.buffers.find(name); buffer != s.buffers.end()) result[name] = buffer->second.clone();
+  }
   if (!result.empty()) result[step_name] = Tensor::full({1}, static_cast<float>(s.step));
   return result;
 }
 
-void Optimizer::load_state(const ParameterPtr& parameter, const std::map<std::string, Tensor>& loaded) {
-  const std::vector<std::string> names = buffers();
+void Optimizer::load_state(const ParameterPtr& parameter, const Buffers& loaded) {
+  std::vector<std::string> names = buffers();
+  if (needs_step()) names.push_back(step_name);
   check_names(kind(), names, loaded);
   const Shape& shape = parameter->data.shape();
   Slot fresh;
@@ -85,7 +105,7 @@ void Optimizer::load_state(const ParameterPtr& parameter, const std::map<std::st
                        " and type float32, " + "got " + tensor.shape().str() + " and " + name_of(tensor.dtype()));
     }
   }
-  for (const std::string& name : names) fresh.buffers.push_back(loaded.at(name).clone());
+  for (const std::string& name : buffers()) fresh.buffers[name] = loaded.at(name).clone();
   if (const auto it = loaded.find(step_name); it != loaded.end()) {
     const float step = it->second.data()[0];
     if (!(step >= 1.0f && step <= 1e15f)) {
@@ -95,53 +115,6 @@ void Optimizer::load_state(const ParameterPtr& parameter, const std::map<std::st
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   slots_[parameter.get()] = std::move(fresh);
-}
-
-// --- SGD -----------------------------------------------------------------------------------------------------------
-namespace {
-
-void check_at_least_0(const char* name, double value) {
-  if (std::isfinite(value) && value >= 0.0) return;
-  throw ValueError("[SGD] expected a finite " + std::string(name) + " >= 0, got " + std::to_string(value));
-}
-
-void check(const SGD& sgd) {
-  check_at_least_0("lr", sgd.lr);
-  check_at_least_0("momentum", sgd.momentum);
-  check_at_least_0("weight_decay", sgd.weight_decay);
-  if (sgd.nesterov && sgd.momentum == 0.0) throw ValueError("[SGD] expected momentum > 0 with nesterov, got 0");
-}
-
-}  // namespace
-
-SGD::SGD(double lr, double momentum, double weight_decay, bool nesterov)
-    : lr(lr), momentum(momentum), weight_decay(weight_decay), nesterov(nesterov) {
-  check(*this);
-}
-
-Config SGD::config() const {
-  return {{"lr", lr}, {"momentum", momentum}, {"weight_decay", weight_decay}, {"nesterov", nesterov}};
-}
-
-std::vector<std::string> SGD::buffers() const {
-  if (momentum == 0.0) return {};
-  return {"momentum_buffer"};
-}
-
-void SGD::update(Parameter& parameter, std::vector<Tensor>& buffers, Index step) const {
-  check(*this);  // schedules write to the public members
-  const bool with_momentum = momentum != 0.0;
-  const bool late = with_momentum && buffers.empty();  // momentum was 0 when the slot was made
-  if (late) buffers.push_back(Tensor(parameter.data.shape()));
-  const SgdStep numbers{static_cast<float>(lr), static_cast<float>(momentum), static_cast<float>(weight_decay),
-                        nesterov};
-  float* weight = parameter.data.data();
-  const float* grad = parameter.grad().data();
-  float* velocity = with_momentum ? buffers[0].data() : nullptr;
-  const int first = late || step == 1;
-  parallel_for(parameter.data.size(), grain_for(4.0, 16), [&](Index begin, Index end) {
-    kernels().sgd(&numbers, end - begin, weight + begin, grad + begin, velocity ? velocity + begin : nullptr, first);
-  });
 }
 
 }  // namespace deepnet
