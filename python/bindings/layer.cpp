@@ -11,6 +11,13 @@
 namespace deepnet::python {
 namespace {
 
+std::vector<std::pair<std::string, LayerPtr>> named_children(const Layer& layer) {
+  if (const auto* python = dynamic_cast<const PythonLayer*>(&layer)) return python->named_children();
+  std::vector<std::pair<std::string, LayerPtr>> list;
+  for (const LayerPtr& child : layer.children()) list.emplace_back(std::to_string(list.size()), child);
+  return list;
+}
+
 // "Conv2d(in_channels=3, kernel_size=(3, 3))"; a Sequential's layers follow, indented.
 std::string repr(const Layer& layer, const std::string& indent = "") {
   std::string text = layer.kind() + "(";
@@ -19,11 +26,11 @@ std::string repr(const Layer& layer, const std::string& indent = "") {
     text += comma + name + "=" + std::string(py::str(py::repr(py::cast(value))));
     comma = ", ";
   }
-  const auto children = layer.children();
+  const auto children = named_children(layer);
   if (children.empty()) return text + ")";
   text += "\n";
-  for (std::size_t i = 0; i < children.size(); ++i) {
-    text += indent + "  (" + std::to_string(i) + "): " + repr(*children[i], indent + "  ") + "\n";
+  for (const auto& [name, child] : children) {
+    text += indent + "  (" + name + "): " + repr(*child, indent + "  ") + "\n";
   }
   return text + indent + ")";
 }
@@ -153,9 +160,14 @@ Base of all layers: given its input it makes its output, given dE/dOutput it mak
 
 Subclass it to write a layer in Python: ``forward(self, x)`` and ``backward(self, dy)`` on float32 arrays; attributes
 of type `Parameter` are its parameters, to whose ``grad`` backward adds. Such a layer works alone, in `Sequential` and
-in training. The arrays it is given are views of the network's memory, valid until its backward: copy what must last.
-Called alone it may have several inputs, ``forward(self, a, b)``; its backward then returns a tuple. With an attribute
-``state_size`` it is a cell, one step of a recurrent layer: see `Recurrent`.
+in training, where ``self.training`` tells the mode of the run. The arrays it is given are read-only views of the
+network's memory, valid until its backward: copy what must last or change. Called alone it may have several inputs,
+``forward(self, a, b)``; its backward then returns a tuple. With an attribute ``state_size`` it is a cell, one step of a
+recurrent layer: see `Recurrent`.
+
+Attributes that are layers, alone or in a list, tuple or dict, are its `children`: their parameters are its own, named
+"lin.weight" or "all.0.weight", and they follow its mode. Forward calls them, and backward calls their `backward`. As a
+method of its own, backward is not checked: called by hand it must follow a forward.
 
 References
 ----------
