@@ -1,12 +1,26 @@
 // loss.hpp: a loss in Python remembers the gradient of its last call, which the core leaves to its caller.
+#include <mutex>
+
 #include "bindings.hpp"
 
 namespace deepnet::python {
 namespace {
 
-// dE/dy of the last call.
-struct Gradient {
-  Tensor last;
+// dE/dy of the last call; several threads may call one loss.
+class Gradient {
+ public:
+  void set(Tensor gradient) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_ = std::move(gradient);
+  }
+  Tensor get() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return last_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  Tensor last_;
 };
 
 template <class L>
@@ -31,17 +45,17 @@ void bind_labelled(py::module_& m, const char* name, const char* doc) {
 }
 
 double call(Loss& loss, py::handle y, py::handle target) {
-  const Tensor output = as_float(y, loss.kind()), wanted = as_target(target, loss);
+  const Tensor output = as_float(y, loss.kind()), wanted = own_labels(as_target(target, loss));
   loss.check(output, wanted);
   py::gil_scoped_release release;
   Tensor gradient(output.shape());
   const double e = loss.evaluate(output, wanted, &gradient);
-  dynamic_cast<Gradient&>(loss).last = gradient;
+  dynamic_cast<Gradient&>(loss).set(gradient);
   return e;
 }
 
 py::array backward(const Loss& loss) {
-  const Tensor& gradient = dynamic_cast<const Gradient&>(loss).last;
+  const Tensor gradient = dynamic_cast<const Gradient&>(loss).get();
   if (!gradient.defined()) throw StateError("[" + loss.kind() + "] backward came before the loss was called");
   return as_array(gradient.clone());
 }

@@ -89,6 +89,8 @@ Tensor as_target(py::handle object, const Loss& loss) {
   return loss.takes_labels() && (kind == 'i' || kind == 'u') ? labels_of(array, what) : float_of(array, what);
 }
 
+Tensor own_labels(const Tensor& target) { return target.dtype() == DType::int64 ? target.clone() : target; }
+
 py::array as_view(const Tensor& tensor, py::handle owner) {
   const std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
   if (tensor.dtype() == DType::int64) return py::array_t<std::int64_t>(shape, tensor.labels(), owner);

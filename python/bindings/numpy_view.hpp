@@ -23,6 +23,9 @@ std::vector<Tensor> as_floats(py::handle object, std::size_t count, const std::s
 Tensor as_labels(py::handle object, const std::string& what);
 /// Integers as labels where the loss takes labels; everything else as float32.
 Tensor as_target(py::handle object, const Loss& loss);
+/// Labels in memory of their own: they are checked once and then address memory, so no other thread may change them in
+/// between. Real numbers as they are.
+Tensor own_labels(const Tensor& target);
 
 /// An array over the Tensor's memory, which it keeps alive.
 py::array as_array(const Tensor& tensor);
