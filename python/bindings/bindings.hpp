@@ -25,6 +25,13 @@ py::class_<L, Layer, py::smart_holder> bind_layer_class(py::module_& m, const ch
   return py::class_<L, Layer, py::smart_holder>(m, name, doc);
 }
 
+/// f(), without the GIL: for whatever works long or locks a mutex of the core, whose holder may wait for the GIL.
+template <class F>
+auto without_gil(const F& f) {
+  py::gil_scoped_release release;
+  return f();
+}
+
 /// The Model, with its plans, that is attached to a layer; made at the first call.
 Model& model_of(Layer& layer);
 

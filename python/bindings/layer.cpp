@@ -86,7 +86,7 @@ void load_state_dict(Layer& layer, const py::dict& state) {
 py::list summary(Layer& layer, const std::optional<std::vector<Index>>& input) {
   const Graph graph = graph_of(LayerPtr(std::shared_ptr<void>(), &layer));
   std::vector<std::optional<Shape>> shapes(static_cast<std::size_t>(graph.value_count));
-  const Shape shape = input ? Shape(*input) : model_of(layer).recent_input_shape();
+  const Shape shape = input ? Shape(*input) : without_gil([&] { return model_of(layer).recent_input_shape(); });
   if (shape.rank() > 0) shapes[static_cast<std::size_t>(graph.inputs[0])] = shape;
   py::list rows;
   std::set<const Parameter*> counted;

@@ -239,7 +239,8 @@ array([-0.25,  0.  ], dtype=float32)
   m.def(
       "count_correct",
       [](py::handle y, py::handle labels, int axis, Index ignore_index) {
-        return count_correct(as_float(y, "count_correct"), as_labels(labels, "count_correct"), {axis, ignore_index});
+        const Tensor output = as_float(y, "count_correct"), wanted = own_labels(as_labels(labels, "count_correct"));
+        return without_gil([&] { return count_correct(output, wanted, {axis, ignore_index}); });
       },
       py::arg("y"), py::arg("labels"), py::arg("axis") = 1, py::arg("ignore_index") = -100,
       "How many rows of y have their first maximum, along the axis, at their label; ignored ones do not.");

@@ -103,6 +103,11 @@ py::array as_array(const Tensor& tensor) {
   return as_view(tensor, capsule);
 }
 
+py::str as_text(const std::string& text) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "surrogateescape"));
+}
+
 py::tuple as_tuple(const Shape& shape) {
   py::tuple tuple(static_cast<std::size_t>(shape.rank()));
   for (int i = 0; i < shape.rank(); ++i) tuple[static_cast<std::size_t>(i)] = shape[i];

@@ -24,6 +24,11 @@ class Threads {
   std::vector<std::unique_ptr<ThreadScope>> scopes_;
 };
 
+// Messages may hold the bytes of a path.
+void set_error(py::handle type, const std::exception& error) {
+  PyErr_SetObject(type.ptr(), as_text(error.what()).ptr());
+}
+
 }  // namespace
 
 void bind_errors(py::module_& m) {
@@ -47,18 +52,15 @@ Examples
     try {
       if (p) std::rethrow_exception(p);
     } catch (const ShapeError& e) {
-      PyErr_SetString(shape_error.ptr(), e.what());
+      set_error(shape_error, e);
     } catch (const ValueError& e) {
-      PyErr_SetString(PyExc_ValueError, e.what());
+      set_error(PyExc_ValueError, e);
     } catch (const TypeError& e) {
-      PyErr_SetString(PyExc_TypeError, e.what());
+      set_error(PyExc_TypeError, e);
     } catch (const StateError& e) {
-      PyErr_SetString(PyExc_RuntimeError, e.what());
+      set_error(PyExc_RuntimeError, e);
     } catch (const NonFiniteError& e) {
-      PyErr_SetString(PyExc_FloatingPointError, e.what());
-    } catch (const FileError& e) {
-      // OSError(errno, text) makes itself a FileNotFoundError, PermissionError, ...
-      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.error_number, e.what()).ptr());
+      set_error(PyExc_FloatingPointError, e);
     }
   });
 }
