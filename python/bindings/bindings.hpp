@@ -32,6 +32,13 @@ auto without_gil(const F& f) {
   return f();
 }
 
+/// Makes everything that the module has by now refuse arguments of a wrong type in the library's own words.
+void check_arguments(py::module_& m);
+
+/// Makes subclasses in Python of the native classes below `base` bring none of these methods: native code would not
+/// call them. `instead` tells what to do.
+void refuse_overrides(py::handle base, std::vector<std::string> methods, const char* instead);
+
 /// The Model, with its plans, that is attached to a layer; made at the first call.
 Model& model_of(Layer& layer);
 

@@ -50,8 +50,13 @@ py::dict state_dict(const Layer& layer) {
 }
 
 // All names and shapes are checked before the first value changes.
-void load_state_dict(Layer& layer, const py::dict& state) {
+void load_state_dict(Layer& layer, const py::object& mapping) {
   const std::string what = layer.kind() + ".load_state_dict";
+  if (!py::isinstance(mapping, py::module_::import("collections.abc").attr("Mapping"))) {
+    throw TypeError("[" + what + "] expected a mapping from names to arrays, got a " +
+                    std::string(py::str(py::type::of(mapping).attr("__name__"))));
+  }
+  const py::dict state(mapping);
   const NamedParameters parameters = layer.parameters();
   std::string missing, unexpected;
   std::set<std::string> names;
@@ -323,11 +328,13 @@ Set all parameters from a dict of arrays.
 
 Parameters
 ----------
-state : dict
+state : dict or other mapping
     An array for each name of `parameters`, and no other.
 
 Raises
 ------
+TypeError
+    No mapping.
 ValueError
     A name is missing or unexpected.
 ShapeError
@@ -353,10 +360,17 @@ Examples
 [ReLU(), Tanh()]
 )doc")
       .def("__repr__", [](const Layer& layer) { return repr(layer); })
+      .def("__reduce_ex__",
+           [](const Layer& layer, py::handle) -> py::object {
+             throw TypeError("[" + layer.kind() +
+                             "] layers can be neither copied nor pickled: use save and deepnet.load, or state_dict and "
+                             "load_state_dict of a second layer");
+           })
       .def("reset_state", &Layer::reset_state, "Forget the state that recurrent layers carry from call to call.")
       .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("lengths") = py::none(),
            py::arg("mask") = py::none())
       .def("_summary", &summary, py::arg("input_shape"));
+  refuse_overrides(m.attr("Layer"), {"forward", "backward"}, "subclass nn.Layer, and use the native layer inside");
   m.def(
       "sequence_mask",
       [](const std::string& what, const std::vector<Index>& shape, py::handle lengths, py::handle mask) -> py::object {

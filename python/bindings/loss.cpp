@@ -114,6 +114,7 @@ array([[-1., -1.]], dtype=float32)
         return loss.kind() + "(axis=" + std::to_string(options.axis) +
                ", ignore_index=" + std::to_string(options.ignore_index) + ")";
       });
+  refuse_overrides(m.attr("Loss"), {"__call__", "backward"}, "call the loss from a function of your own");
   bind_labelled<CrossEntropyLoss>(m, "CrossEntropyLoss", R"doc(
 E = mean_n -log softmax(y_n)[label_n]; softmax and logarithm fused, dE/dy = (softmax(y) - target) / N.
 

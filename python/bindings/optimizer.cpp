@@ -57,6 +57,7 @@ array([[0.75]], dtype=float32)
         }
         return text + ")";
       });
+  refuse_overrides(m.attr("Optimizer"), {"step"}, "set its attributes between steps instead");
   py::class_<SGD, Optimizer, py::smart_holder>(m, "SGD", R"doc(
 Stochastic gradient descent, in PyTorch's form:
 

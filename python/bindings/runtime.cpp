@@ -29,6 +29,16 @@ void set_error(py::handle type, const std::exception& error) {
   PyErr_SetObject(type.ptr(), as_text(error.what()).ptr());
 }
 
+void seed(py::handle n) {
+  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(n.ptr()));
+  const unsigned long long value = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
+  if (PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw TypeError("[manual_seed] expected n to be an integer, 0 <= n < 2**64, got " + std::string(py::repr(n)));
+  }
+  manual_seed(value);
+}
+
 }  // namespace
 
 void bind_errors(py::module_& m) {
@@ -66,7 +76,7 @@ Examples
 }
 
 void bind_runtime(py::module_& m) {
-  m.def("manual_seed", &manual_seed, py::arg("n"), R"doc(
+  m.def("manual_seed", &seed, py::arg("n"), R"doc(
 Seed initial weights and dropout. The same seed and calls give the same bits.
 
 Parameters
