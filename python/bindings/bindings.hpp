@@ -25,6 +25,20 @@ py::class_<L, Layer, py::smart_holder> bind_layer_class(py::module_& m, const ch
   return py::class_<L, Layer, py::smart_holder>(m, name, doc);
 }
 
+/// f(), without the GIL: for whatever works long or locks a mutex of the core, whose holder may wait for the GIL.
+template <class F>
+auto without_gil(const F& f) {
+  py::gil_scoped_release release;
+  return f();
+}
+
+/// Makes everything that the module has by now refuse arguments of a wrong type in the library's own words.
+void check_arguments(py::module_& m);
+
+/// Makes subclasses in Python of the native classes below `base` bring none of these methods: native code would not
+/// call them. `instead` tells what to do.
+void refuse_overrides(py::handle base, std::vector<std::string> methods, const char* instead);
+
 /// The Model, with its plans, that is attached to a layer; made at the first call.
 Model& model_of(Layer& layer);
 

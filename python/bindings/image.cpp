@@ -134,7 +134,7 @@ Examples
         const Tensor input = as_float(x, "im2col");
         const Size2 k = as_size2(kernel, "im2col", "kernel_size"), s = as_size2(stride, "im2col", "stride");
         const Size2 p = as_size2(padding, "im2col", "padding"), d = as_size2(dilation, "im2col", "dilation");
-        return as_array(image::im2col(input, k, s, p, d));
+        return as_array(without_gil([&] { return image::im2col(input, k, s, p, d); }));
       },
       py::arg("x"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0, py::arg("dilation") = 1,
       R"doc(
@@ -178,7 +178,8 @@ array([[0., 1., 3., 4.],
         const Tensor input = as_float(columns, "col2im");
         const Size2 o = as_size2(output, "col2im", "output_size"), k = as_size2(kernel, "col2im", "kernel_size");
         const Size2 s = as_size2(stride, "col2im", "stride"), p = as_size2(padding, "col2im", "padding");
-        return as_array(image::col2im(input, o, k, s, p, as_size2(dilation, "col2im", "dilation")));
+        const Size2 d = as_size2(dilation, "col2im", "dilation");
+        return as_array(without_gil([&] { return image::col2im(input, o, k, s, p, d); }));
       },
       py::arg("columns"), py::arg("output_size"), py::arg("kernel_size"), py::arg("stride") = 1, py::arg("padding") = 0,
       py::arg("dilation") = 1, R"doc(

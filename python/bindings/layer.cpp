@@ -11,6 +11,13 @@
 namespace deepnet::python {
 namespace {
 
+std::vector<std::pair<std::string, LayerPtr>> named_children(const Layer& layer) {
+  if (const auto* python = dynamic_cast<const PythonLayer*>(&layer)) return python->named_children();
+  std::vector<std::pair<std::string, LayerPtr>> list;
+  for (const LayerPtr& child : layer.children()) list.emplace_back(std::to_string(list.size()), child);
+  return list;
+}
+
 // "Conv2d(in_channels=3, kernel_size=(3, 3))"; a Sequential's layers follow, indented.
 std::string repr(const Layer& layer, const std::string& indent = "") {
   std::string text = layer.kind() + "(";
@@ -19,11 +26,11 @@ std::string repr(const Layer& layer, const std::string& indent = "") {
     text += comma + name + "=" + std::string(py::str(py::repr(py::cast(value))));
     comma = ", ";
   }
-  const auto children = layer.children();
+  const auto children = named_children(layer);
   if (children.empty()) return text + ")";
   text += "\n";
-  for (std::size_t i = 0; i < children.size(); ++i) {
-    text += indent + "  (" + std::to_string(i) + "): " + repr(*children[i], indent + "  ") + "\n";
+  for (const auto& [name, child] : children) {
+    text += indent + "  (" + name + "): " + repr(*child, indent + "  ") + "\n";
   }
   return text + indent + ")";
 }
@@ -43,8 +50,13 @@ py::dict state_dict(const Layer& layer) {
 }
 
 // All names and shapes are checked before the first value changes.
-void load_state_dict(Layer& layer, const py::dict& state) {
+void load_state_dict(Layer& layer, const py::object& mapping) {
   const std::string what = layer.kind() + ".load_state_dict";
+  if (!py::isinstance(mapping, py::module_::import("collections.abc").attr("Mapping"))) {
+    throw TypeError("[" + what + "] expected a mapping from names to arrays, got a " +
+                    std::string(py::str(py::type::of(mapping).attr("__name__"))));
+  }
+  const py::dict state(mapping);
   const NamedParameters parameters = layer.parameters();
   std::string missing, unexpected;
   std::set<std::string> names;
@@ -79,7 +91,7 @@ void load_state_dict(Layer& layer, const py::dict& state) {
 py::list summary(Layer& layer, const std::optional<std::vector<Index>>& input) {
   const Graph graph = graph_of(LayerPtr(std::shared_ptr<void>(), &layer));
   std::vector<std::optional<Shape>> shapes(static_cast<std::size_t>(graph.value_count));
-  const Shape shape = input ? Shape(*input) : model_of(layer).recent_input_shape();
+  const Shape shape = input ? Shape(*input) : without_gil([&] { return model_of(layer).recent_input_shape(); });
   if (shape.rank() > 0) shapes[static_cast<std::size_t>(graph.inputs[0])] = shape;
   py::list rows;
   std::set<const Parameter*> counted;
@@ -153,9 +165,14 @@ Base of all layers: given its input it makes its output, given dE/dOutput it mak
 
 Subclass it to write a layer in Python: ``forward(self, x)`` and ``backward(self, dy)`` on float32 arrays; attributes
 of type `Parameter` are its parameters, to whose ``grad`` backward adds. Such a layer works alone, in `Sequential` and
-in training. The arrays it is given are views of the network's memory, valid until its backward: copy what must last.
-Called alone it may have several inputs, ``forward(self, a, b)``; its backward then returns a tuple. With an attribute
-``state_size`` it is a cell, one step of a recurrent layer: see `Recurrent`.
+in training, where ``self.training`` tells the mode of the run. The arrays it is given are read-only views of the
+network's memory, valid until its backward: copy what must last or change. Called alone it may have several inputs,
+``forward(self, a, b)``; its backward then returns a tuple. With an attribute ``state_size`` it is a cell, one step of a
+recurrent layer: see `Recurrent`.
+
+Attributes that are layers, alone or in a list, tuple or dict, are its `children`: their parameters are its own, named
+"lin.weight" or "all.0.weight", and they follow its mode. Forward calls them, and backward calls their `backward`. As a
+method of its own, backward is not checked: called by hand it must follow a forward.
 
 References
 ----------
@@ -323,11 +340,13 @@ Set all parameters from a dict of arrays.
 
 Parameters
 ----------
-state : dict
+state : dict or other mapping
     An array for each name of `parameters`, and no other.
 
 Raises
 ------
+TypeError
+    No mapping.
 ValueError
     A name is missing or unexpected.
 ShapeError
@@ -353,6 +372,12 @@ Examples
 [ReLU(), Tanh()]
 )doc")
       .def("__repr__", [](const Layer& layer) { return repr(layer); })
+      .def("__reduce_ex__",
+           [](const Layer& layer, py::handle) -> py::object {
+             throw TypeError("[" + layer.kind() +
+                             "] layers can be neither copied nor pickled: use save and deepnet.load, or state_dict and "
+                             "load_state_dict of a second layer");
+           })
       .def("reset_state", &Layer::reset_state, R"doc(
 Forget the state that recurrent layers carry from call to call and from step to step, of children too.
 
@@ -370,6 +395,7 @@ Examples
       .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("lengths") = py::none(),
            py::arg("mask") = py::none())
       .def("_summary", &summary, py::arg("input_shape"));
+  refuse_overrides(m.attr("Layer"), {"forward", "backward"}, "subclass nn.Layer, and use the native layer inside");
   m.def(
       "sequence_mask",
       [](const std::string& what, const std::vector<Index>& shape, py::handle lengths, py::handle mask) -> py::object {

@@ -103,9 +103,12 @@ py::array_t<std::int64_t> max_pool_indices(MaxPool2d& layer) {
   if (!trace) throw StateError("[MaxPool2d] indices came before forward: call the layer on an input first");
   const Shape& shape = trace->output();
   py::array_t<std::int64_t> indices(std::vector<py::ssize_t>(shape.begin(), shape.end()));
-  trace->read([&](const void* cache) {
-    const auto* position = static_cast<const std::int32_t*>(cache);
-    std::copy(position, position + shape.size(), indices.mutable_data());
+  std::int64_t* const out = indices.mutable_data();
+  without_gil([&] {
+    trace->read([&](const void* cache) {
+      const auto* position = static_cast<const std::int32_t*>(cache);
+      std::copy(position, position + shape.size(), out);
+    });
   });
   return indices;
 }

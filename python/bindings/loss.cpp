@@ -1,12 +1,26 @@
 // loss.hpp: a loss in Python remembers the gradient of its last call, which the core leaves to its caller.
+#include <mutex>
+
 #include "bindings.hpp"
 
 namespace deepnet::python {
 namespace {
 
-// dE/dy of the last call.
-struct Gradient {
-  Tensor last;
+// dE/dy of the last call; several threads may call one loss.
+class Gradient {
+ public:
+  void set(Tensor gradient) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_ = std::move(gradient);
+  }
+  Tensor get() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return last_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  Tensor last_;
 };
 
 template <class L>
@@ -34,17 +48,17 @@ void bind_labelled(py::module_& m, const char* name, const char* doc) {
 }
 
 double call(Loss& loss, py::handle y, py::handle target) {
-  const Tensor output = as_float(y, loss.kind()), wanted = as_target(target, loss);
+  const Tensor output = as_float(y, loss.kind()), wanted = own_labels(as_target(target, loss));
   loss.check(output, wanted);
   py::gil_scoped_release release;
   Tensor gradient(output.shape());
   const double e = loss.evaluate(output, wanted, &gradient);
-  dynamic_cast<Gradient&>(loss).last = gradient;
+  dynamic_cast<Gradient&>(loss).set(gradient);
   return e;
 }
 
 py::array backward(const Loss& loss) {
-  const Tensor& gradient = dynamic_cast<const Gradient&>(loss).last;
+  const Tensor gradient = dynamic_cast<const Gradient&>(loss).get();
   if (!gradient.defined()) throw StateError("[" + loss.kind() + "] backward came before the loss was called");
   return as_array(gradient.clone());
 }
@@ -103,6 +117,7 @@ array([[-1., -1.]], dtype=float32)
         return loss.kind() + "(axis=" + std::to_string(options.axis) +
                ", ignore_index=" + std::to_string(options.ignore_index) + ")";
       });
+  refuse_overrides(m.attr("Loss"), {"__call__", "backward"}, "call the loss from a function of your own");
   bind_labelled<CrossEntropyLoss>(m, "CrossEntropyLoss", R"doc(
 E = mean_n -log softmax(y_n)[label_n]; softmax and logarithm fused, dE/dy = (softmax(y) - target) / N.
 
@@ -241,7 +256,8 @@ array([-0.25,  0.  ], dtype=float32)
   m.def(
       "count_correct",
       [](py::handle y, py::handle labels, int axis, Index ignore_index) {
-        return count_correct(as_float(y, "count_correct"), as_labels(labels, "count_correct"), {axis, ignore_index});
+        const Tensor output = as_float(y, "count_correct"), wanted = own_labels(as_labels(labels, "count_correct"));
+        return without_gil([&] { return count_correct(output, wanted, {axis, ignore_index}); });
       },
       py::arg("y"), py::arg("labels"), py::arg("axis") = 1, py::arg("ignore_index") = -100,
       "How many rows of y have their first maximum, along the axis, at their label; ignored ones do not.");

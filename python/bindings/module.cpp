@@ -17,4 +17,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_trainer(m);
   bind_image(m);
   bind_io(m);
+  check_arguments(m);
 }

@@ -31,13 +31,30 @@ bool borrowable(const py::array& array, const py::dtype& type, char kind, py::ss
 
 py::array to_array(py::handle object, const std::string& what) {
   if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
-  py::array array = py::array::ensure(py::reinterpret_borrow<py::object>(object));
-  if (!array) {
-    PyErr_Clear();
-    throw TypeError("[" + what + "] expected an array, got " +
-                    std::string(py::str(py::type::of(object).attr("__name__"))));
+  try {
+    return py::array(py::reinterpret_borrow<py::object>(object));
+  } catch (const py::error_already_set& error) {  // others, KeyboardInterrupt for one, are the object's own
+    if (!error.matches(PyExc_ValueError) && !error.matches(PyExc_TypeError)) throw;
+    throw TypeError("[" + what + "] expected an array, got a " +
+                    std::string(py::str(py::type::of(object).attr("__name__"))) +
+                    ", of which NumPy says: " + std::string(py::str(error.value())));
   }
-  return array;
+}
+
+// NumPy would warn of an overflow, without a word about where, and go on with infinities.
+py::array to_float32(const py::array& array, const std::string& what) {
+  const py::object guard = py::module_::import("numpy").attr("errstate")(py::arg("over") = "raise");
+  guard.attr("__enter__")();
+  try {
+    const py::array_t<float, converted_flags> converted(array);
+    guard.attr("__exit__")(py::none(), py::none(), py::none());
+    return converted;
+  } catch (const py::error_already_set& error) {
+    guard.attr("__exit__")(py::none(), py::none(), py::none());
+    if (!error.matches(PyExc_FloatingPointError)) throw;
+    throw ValueError("[" + what + "] expected numbers that float32 can hold, up to 3.4e38, got larger ones of dtype " +
+                     std::string(py::str(array.dtype())));
+  }
 }
 
 Tensor borrow(const py::array& array, DType type, const std::string& what) {
@@ -52,7 +69,8 @@ Tensor float_of(const py::array& array, const std::string& what) {
   const py::dtype type = array.dtype();
   if (borrowable(array, type, 'f', 4)) return borrow(array, DType::float32, what);
   if (std::string("biuf").find(type.kind()) == std::string::npos) wrong_dtype(what, "an array of real numbers", type);
-  return borrow(py::array_t<float, converted_flags>(array), DType::float32, what);
+  const bool narrower = type.kind() == 'f' && type.itemsize() > 4;
+  return borrow(narrower ? to_float32(array, what) : py::array_t<float, converted_flags>(array), DType::float32, what);
 }
 
 Tensor labels_of(const py::array& array, const std::string& what) {
@@ -89,6 +107,8 @@ Tensor as_target(py::handle object, const Loss& loss) {
   return loss.takes_labels() && (kind == 'i' || kind == 'u') ? labels_of(array, what) : float_of(array, what);
 }
 
+Tensor own_labels(const Tensor& target) { return target.dtype() == DType::int64 ? target.clone() : target; }
+
 py::array as_view(const Tensor& tensor, py::handle owner) {
   const std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
   if (tensor.dtype() == DType::int64) return py::array_t<std::int64_t>(shape, tensor.labels(), owner);
@@ -99,6 +119,11 @@ py::array as_array(const Tensor& tensor) {
   auto* owner = new std::shared_ptr<void>(tensor.owner());
   const py::capsule capsule(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
   return as_view(tensor, capsule);
+}
+
+py::str as_text(const std::string& text) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "surrogateescape"));
 }
 
 py::tuple as_tuple(const Shape& shape) {

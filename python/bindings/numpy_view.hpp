@@ -23,12 +23,17 @@ std::vector<Tensor> as_floats(py::handle object, std::size_t count, const std::s
 Tensor as_labels(py::handle object, const std::string& what);
 /// Integers as labels where the loss takes labels; everything else as float32.
 Tensor as_target(py::handle object, const Loss& loss);
+/// Labels in memory of their own: they are checked once and then address memory, so no other thread may change them in
+/// between. Real numbers as they are.
+Tensor own_labels(const Tensor& target);
 
 /// An array over the Tensor's memory, which it keeps alive.
 py::array as_array(const Tensor& tensor);
 /// An array over memory that `owner` keeps alive.
 py::array as_view(const Tensor& tensor, py::handle owner);
 
+/// UTF-8, or the bytes of a path that is none: as Python's file system names have them.
+py::str as_text(const std::string& text);
 py::tuple as_tuple(const Shape& shape);
 /// An int for both, or a pair.
 Size2 as_size2(py::handle object, const char* layer, const char* argument);

@@ -110,6 +110,7 @@ Examples
 >>> layer.weight.data
 array([[0.75]], dtype=float32)
 )doc");
+  refuse_overrides(m.attr("Optimizer"), {"step"}, "set its attributes between steps instead");
 }
 
 void bind_sgd(py::module_& m) {

@@ -2,14 +2,20 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 namespace deepnet::python {
 namespace {
 
 py::object self_of(const Layer* layer) { return py::cast(layer, py::return_value_policy::reference); }
 
-// Arrays that Python gets may be kept for as long as it likes; memory that nobody owns for it is copied.
-py::array lend(const Tensor& tensor) { return as_array(tensor.owner() ? tensor : tensor.clone()); }
+// Arrays that Python gets may be kept for as long as it likes; memory that nobody owns for it is copied. Read-only, for
+// the memory may be the caller's array, a mapped file or the activations that another layer's backward will read.
+py::array lend(const Tensor& tensor) {
+  py::array array = as_array(tensor.owner() ? tensor : tensor.clone());
+  array.attr("flags").attr("writeable") = false;
+  return array;
+}
 
 py::object lend(const Tensor& tensor, const std::vector<Index>& sizes) {
   return sizes.empty() ? py::object(lend(tensor)) : split_state(tensor, sizes);
@@ -45,6 +51,55 @@ Index whole_number(const py::object& object, const std::string& kind, const char
                     std::string(py::str(py::repr(object))));
   }
   return index.cast<Index>();
+}
+
+// Not isinstance, which may run Python code.
+template <class T>
+bool is_a(py::handle object) {
+  return PyObject_TypeCheck(object.ptr(), reinterpret_cast<PyTypeObject*>(py::type::of<T>().ptr()));
+}
+
+// Calls visit(name, value) on every attribute that is a Layer or a Parameter, and on those in a list, tuple or dict,
+// under the name "attribute.0".
+template <class Visit>
+void visit_attributes(const Layer* layer, const Visit& visit) {
+  const auto look = [&](const auto& name, py::handle value) {
+    if (is_a<Layer>(value) || is_a<Parameter>(value)) visit(name(), value);
+  };
+  const auto copy_of = [](py::handle dict) { return py::reinterpret_steal<py::dict>(PyDict_Copy(dict.ptr())); };
+  const py::dict attributes = copy_of(self_of(layer).attr("__dict__"));
+  for (const auto& [key, value] : attributes) {
+    const std::string name = py::str(key);
+    if (PyDict_Check(value.ptr())) {
+      const py::dict items = copy_of(value);
+      for (const auto& item : items) look([&] { return name + "." + std::string(py::str(item.first)); }, item.second);
+    } else if (PyList_Check(value.ptr()) || PyTuple_Check(value.ptr())) {
+      const auto items = py::reinterpret_steal<py::tuple>(PySequence_Tuple(value.ptr()));
+      for (std::size_t i = 0; i < items.size(); ++i) look([&] { return name + "." + std::to_string(i); }, items[i]);
+    } else {
+      look([&] { return name; }, value);
+    }
+  }
+}
+
+// Whether `target` is `layer` or inside it.
+bool reaches(const Layer& layer, const Layer* target, std::set<const Layer*>& seen) {
+  if (&layer == target) return true;
+  if (!seen.insert(&layer).second) return false;
+  bool found = false;
+  if (dynamic_cast<const PythonLayer*>(&layer) != nullptr) {  // whose children() asks this function
+    visit_attributes(&layer, [&](const std::string&, py::handle value) {
+      if (!found && is_a<Layer>(value)) found = reaches(*py::cast<const Layer*>(value), target, seen);
+    });
+    return found;
+  }
+  for (const LayerPtr& child : layer.children()) found = found || reaches(*child, target, seen);
+  return found;
+}
+
+void list_modes(const LayerPtr& layer, std::vector<std::pair<LayerPtr, bool>>& modes) {
+  modes.emplace_back(layer, layer->training());
+  for (const LayerPtr& child : layer->children()) list_modes(child, modes);
 }
 
 bool is_several(const py::object& sizes) { return py::isinstance<py::tuple>(sizes) || py::isinstance<py::list>(sizes); }
@@ -88,6 +143,41 @@ Tensor join_state(py::handle arrays, const std::vector<Index>& sizes, const std:
   return state;
 }
 
+// While it lives, the layer and those inside it are in the mode of a run, which they cannot see otherwise: a step of
+// training or a prediction has its own, whatever mode the network is in. The last of several threads restores.
+class PythonLayer::ModeScope {
+ public:
+  ModeScope(const PythonLayer& layer, bool training) : layer_(const_cast<PythonLayer&>(layer)) {
+    const auto lock = wait();
+    if (layer_.training() != training) {
+      if (layer_.modes_.empty()) list_modes(self_of(&layer_).cast<LayerPtr>(), layer_.modes_);
+      layer_.train(training);
+    }
+    ++layer_.calls_;
+  }
+  ModeScope(const ModeScope&) = delete;
+  ModeScope& operator=(const ModeScope&) = delete;
+  ~ModeScope() {
+    std::vector<std::pair<LayerPtr, bool>> modes;
+    const auto lock = wait();
+    if (--layer_.calls_ > 0) return;
+    modes.swap(layer_.modes_);
+    for (const auto& [layer, training] : modes) layer->train(training);  // the outermost first
+  }
+
+ private:
+  std::unique_lock<std::mutex> wait() {
+    std::unique_lock<std::mutex> lock(layer_.modes_mutex_, std::try_to_lock);
+    if (!lock) {
+      py::gil_scoped_release release;
+      lock.lock();
+    }
+    return lock;
+  }
+
+  PythonLayer& layer_;
+};
+
 std::string PythonLayer::kind() const {
   py::gil_scoped_acquire gil;
   return py::str(py::type::of(self_of(this)).attr("__name__"));
@@ -127,6 +217,7 @@ std::vector<Index> PythonLayer::tuple_sizes(int input_count) const {
 Shape PythonLayer::output_shape(const std::vector<Shape>& inputs) const {
   py::gil_scoped_acquire gil;
   if (inputs.size() == 2 && has_state_size()) return RecurrentCell::output_shape(inputs);
+  std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [in, out] : known_shapes_)
     if (in == inputs) return out;
   throw ShapeUnknown();
@@ -148,35 +239,46 @@ Tensor PythonLayer::call_forward(const Tensor* inputs, int count) const {
   return output;
 }
 
-Tensor PythonLayer::discover_output(const std::vector<Tensor>& inputs, bool) {
+Tensor PythonLayer::discover_output(const std::vector<Tensor>& inputs, bool training) {
   py::gil_scoped_acquire gil;
-  discovered_inputs_.clear();
-  const Tensor output = call_forward(inputs.data(), static_cast<int>(inputs.size()));
-  constexpr std::size_t most_known = 16;
-  if (known_shapes_.size() == most_known) known_shapes_.erase(known_shapes_.begin());
+  const ModeScope mode(*this, training);
+  Tensor output = call_forward(inputs.data(), static_cast<int>(inputs.size()));
   std::vector<Shape> shapes;
+  std::vector<Tensor> copies;
   for (const Tensor& input : inputs) {
     shapes.push_back(input.shape());
-    discovered_inputs_.push_back(input.clone());
+    copies.push_back(input.clone());
   }
+  Tensor kept = output;  // becomes the one before, whose end may run Python code
+  std::lock_guard<std::mutex> lock(mutex_);
+  constexpr std::size_t most_known = 16;
+  if (known_shapes_.size() == most_known) known_shapes_.erase(known_shapes_.begin());
   known_shapes_.emplace_back(std::move(shapes), output.shape());
-  discovered_output_ = output;
+  discovered_inputs_ = std::move(copies);
+  std::swap(discovered_output_, kept);
   return output;
 }
 
-bool PythonLayer::was_discovered(const Tensor* inputs, int count) const {
-  if (discovered_inputs_.size() != static_cast<std::size_t>(count)) return false;
-  return std::equal(discovered_inputs_.begin(), discovered_inputs_.end(), inputs, [](const Tensor& a, const Tensor& b) {
-    return a.shape() == b.shape() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0;
-  });
+Tensor PythonLayer::take_discovered(const Tensor* inputs, int count) const {
+  std::vector<Tensor> known;
+  Tensor output;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    known.swap(discovered_inputs_);
+    std::swap(output, discovered_output_);
+  }
+  const bool same = known.size() == static_cast<std::size_t>(count) &&
+                    std::equal(known.begin(), known.end(), inputs, [](const Tensor& a, const Tensor& b) {
+                      return a.shape() == b.shape() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0;
+                    });
+  return same ? output : Tensor();
 }
 
 void PythonLayer::forward(const ForwardCall& call) const {
   py::gil_scoped_acquire gil;
-  const bool discovered = was_discovered(call.inputs, call.input_count);
-  const Tensor output = discovered ? discovered_output_ : call_forward(call.inputs, call.input_count);
-  discovered_inputs_.clear();
-  discovered_output_ = Tensor();
+  const ModeScope mode(*this, call.training);
+  Tensor output = take_discovered(call.inputs, call.input_count);
+  if (!output.defined()) output = call_forward(call.inputs, call.input_count);
   expect_shape(kind(), "forward", call.output->shape(), output.shape());
   *call.output = output;
 }
@@ -209,9 +311,31 @@ void PythonLayer::backward(const BackwardCall& call) {
 NamedParameters PythonLayer::parameters() const {
   py::gil_scoped_acquire gil;
   NamedParameters list;
-  for (const auto& [name, value] : py::cast<py::dict>(self_of(this).attr("__dict__"))) {
-    if (py::isinstance<Parameter>(value)) list.emplace_back(py::str(name), py::cast<ParameterPtr>(value));
+  visit_attributes(this, [&](const std::string& name, py::handle value) {
+    if (is_a<Parameter>(value)) list.emplace_back(name, py::cast<ParameterPtr>(value));
+  });
+  for (const auto& [name, child] : named_children()) {
+    for (const auto& [inner, parameter] : child->parameters()) list.emplace_back(name + "." + inner, parameter);
   }
+  return list;
+}
+
+std::vector<LayerPtr> PythonLayer::children() const {
+  py::gil_scoped_acquire gil;
+  std::vector<LayerPtr> list;
+  for (const auto& named : named_children()) list.push_back(named.second);
+  return list;
+}
+
+std::vector<std::pair<std::string, LayerPtr>> PythonLayer::named_children() const {
+  py::gil_scoped_acquire gil;
+  std::vector<std::pair<std::string, LayerPtr>> list;
+  visit_attributes(this, [&](const std::string& name, py::handle value) {
+    std::set<const Layer*> seen;
+    if (is_a<Layer>(value) && !reaches(*py::cast<const Layer*>(value), this, seen)) {
+      list.emplace_back(name, py::cast<LayerPtr>(value));
+    }
+  });
   return list;
 }
 

@@ -12,8 +12,10 @@ py::object state_of(RecurrentLayer& layer) {
   const auto trace = trace_of(layer);
   if (!trace) throw StateError("[" + layer.kind() + "] state came before forward: call the layer on a sequence first");
   std::vector<Tensor> states;
-  trace->read([&](void* cache) {
-    for (const Tensor& state : layer.final_state(cache, trace->input())) states.push_back(state.clone());
+  without_gil([&] {
+    trace->read([&](void* cache) {
+      for (const Tensor& state : layer.final_state(cache, trace->input())) states.push_back(state.clone());
+    });
   });
   if (states.size() == 1) return as_array(states[0]);
   py::tuple arrays(states.size());
@@ -24,7 +26,10 @@ py::object state_of(RecurrentLayer& layer) {
 py::array state_gradient_norms(RecurrentLayer& layer) {
   const auto trace = trace_of(layer);
   Tensor norms;
-  if (trace) trace->read([&](void* cache) { norms = layer.state_gradient_norms(cache, trace->input()).clone(); });
+  if (trace) {
+    without_gil(
+        [&] { trace->read([&](void* cache) { norms = layer.state_gradient_norms(cache, trace->input()).clone(); }); });
+  }
   if (!norms.defined() || norms.data()[0] < 0.0f) {
     throw StateError("[" + layer.kind() + "] state_gradient_norms came before a backward");
   }

@@ -24,6 +24,21 @@ class Threads {
   std::vector<std::unique_ptr<ThreadScope>> scopes_;
 };
 
+// Messages may hold the bytes of a path.
+void set_error(py::handle type, const std::exception& error) {
+  PyErr_SetObject(type.ptr(), as_text(error.what()).ptr());
+}
+
+void seed(py::handle n) {
+  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(n.ptr()));
+  const unsigned long long value = index ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
+  if (PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw TypeError("[manual_seed] expected n to be an integer, 0 <= n < 2**64, got " + std::string(py::repr(n)));
+  }
+  manual_seed(value);
+}
+
 }  // namespace
 
 void bind_errors(py::module_& m) {
@@ -47,24 +62,21 @@ Examples
     try {
       if (p) std::rethrow_exception(p);
     } catch (const ShapeError& e) {
-      PyErr_SetString(shape_error.ptr(), e.what());
+      set_error(shape_error, e);
     } catch (const ValueError& e) {
-      PyErr_SetString(PyExc_ValueError, e.what());
+      set_error(PyExc_ValueError, e);
     } catch (const TypeError& e) {
-      PyErr_SetString(PyExc_TypeError, e.what());
+      set_error(PyExc_TypeError, e);
     } catch (const StateError& e) {
-      PyErr_SetString(PyExc_RuntimeError, e.what());
+      set_error(PyExc_RuntimeError, e);
     } catch (const NonFiniteError& e) {
-      PyErr_SetString(PyExc_FloatingPointError, e.what());
-    } catch (const FileError& e) {
-      // OSError(errno, text) makes itself a FileNotFoundError, PermissionError, ...
-      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.error_number, e.what()).ptr());
+      set_error(PyExc_FloatingPointError, e);
     }
   });
 }
 
 void bind_runtime(py::module_& m) {
-  m.def("manual_seed", &manual_seed, py::arg("n"), R"doc(
+  m.def("manual_seed", &seed, py::arg("n"), R"doc(
 Seed initial weights and dropout. The same seed and calls give the same bits.
 
 Parameters

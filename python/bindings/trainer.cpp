@@ -5,7 +5,7 @@ namespace deepnet::python {
 namespace {
 
 float step(Trainer& trainer, py::handle x, py::handle target, py::handle lengths, py::handle mask) {
-  const Tensor input = as_float(x, "Trainer"), wanted = as_target(target, *trainer.loss());
+  const Tensor input = as_float(x, "Trainer"), wanted = own_labels(as_target(target, *trainer.loss()));
   const Tensor padding = as_mask("Trainer", input.shape(), lengths, mask);
   float e = 0.0f;
   Traces traces;

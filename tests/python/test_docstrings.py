@@ -62,7 +62,7 @@ def first_line(value):
 def is_native(value):
     """Whether pybind11 made it, which opens docstrings with a signature."""
     name = getattr(value, "__name__", "")
-    return bool(name) and not inspect.isclass(value) and first_line(value).startswith(f"{name}(")
+    return bool(name) and not inspect.isclass(value) and first_line(value).startswith((f"{name}(", "__init__("))
 
 
 def doc_of(value):

@@ -425,3 +425,26 @@ def test_files_that_cannot_be_read(tmp_path):
         dn.load(tmp_path)
     with pytest.raises(TypeError):
         dn.load(3)
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="file names there are Unicode")
+def test_file_names_that_are_no_text(tmp_path):
+    """Any bytes are a file name; Python shows those that are no UTF-8 as surrogates."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.safetensors")
+    net, optimizer = nn.Linear(2, 1), optim.SGD(lr=0.1, momentum=0.9)
+    net.save(path, optimizer)
+    assert os.path.exists(path)
+    assert_same_bits(dn.load(path).weight.data, net.weight.data)
+    dn.load_optimizer_state(net, optimizer, path)
+    Path(path).write_bytes(b"short")
+    with pytest.raises(ValueError, match="caf\udce9"):
+        dn.load(path)
+
+
+def test_system_errors_have_the_file_name(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/none\xe9/m.safetensors")
+    for attempt in (lambda: dn.load(path), lambda: nn.Linear(2, 1).save(path)):
+        with pytest.raises(FileNotFoundError) as info:
+            attempt()
+        assert info.value.filename == path
+        assert str(info.value).count("none") == 1

@@ -5,7 +5,7 @@ import pytest
 
 import deepnet as dn
 import reference
-from checks import assert_close, assert_same_bits, normal, seeded_rng
+from checks import assert_close, assert_same_bits, normal, run_python, seeded_rng
 from deepnet import _core, nn
 
 # (N, C, ...): batch 1, two classes, many, images, sizes on both sides of a vector's.
@@ -283,3 +283,54 @@ def test_refused_call_does_not_disturb_the_last_good_one(rng):
     except RuntimeError:  # forgetting it is as good, as long as nothing wrong comes out
         return
     assert_same_bits(got, want)
+
+
+def test_one_loss_in_several_threads():
+    """The gradient is that of some call; none is freed twice."""
+    code = """
+import sys, threading
+import numpy as np
+from deepnet import nn
+sys.setswitchinterval(1e-6)
+loss, y = nn.MSELoss(), np.ones((64, 64), np.float32)
+def work():
+    for _ in range(3000):
+        loss(y, y)
+        assert not loss.backward().any()
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print("done")
+"""
+    assert run_python(code).strip() == "done"
+
+
+@pytest.mark.parametrize("use", ["loss", "step", "count_correct"])
+def test_labels_that_change_meanwhile_stay_in_range(use):
+    """They are checked and then used: what another thread writes in between must not address memory."""
+    code = f"""
+import threading
+import numpy as np
+import deepnet as dn
+from deepnet import _core, nn, optim
+use = {use!r}
+n = 20000
+y, labels, stop = np.zeros((n, 4), np.float32), np.zeros(n, np.int64), threading.Event()
+loss, trainer = nn.CrossEntropyLoss(), dn.Trainer(nn.ReLU(), nn.CrossEntropyLoss(), optim.SGD(lr=0.1))
+def change():
+    while not stop.is_set():
+        labels[...] = 1 << 40
+        labels[...] = 0
+thread = threading.Thread(target=change)
+thread.start()
+uses = {{"loss": loss, "step": trainer.step, "count_correct": _core.count_correct}}
+for _ in range(300):
+    try:
+        uses[use](y, labels)
+    except ValueError:
+        pass
+stop.set()
+thread.join()
+print("done")
+"""
+    assert run_python(code).strip() == "done"

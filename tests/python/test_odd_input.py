@@ -112,3 +112,34 @@ def test_batch_of_nothing_has_no_gradient():
 def test_sizes_as_numpy_integers_and_lists(rng):
     layer = nn.Conv2d(np.int64(3), np.int32(4), [3, 2], stride=(np.int8(1), 2))
     assert layer(normal(rng, (1, 3, 5, 5))).shape == (1, 4, 3, 2)
+
+
+class Refuses:
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_exceptions_of_objects_that_would_be_arrays_go_on(kind):
+    error = kind("mine")
+    with pytest.raises(kind) as info:
+        nn.ReLU()(Refuses(error))
+    assert info.value is error
+
+
+@pytest.mark.parametrize(
+    ("odd", "text"), [(Refuses(ValueError("mine")), "got a Refuses.*mine"), ([[1.0], [1.0, 2.0]], "got a list.*shape")]
+)
+def test_what_numpy_says_of_an_object_is_told(odd, text):
+    with pytest.raises(TypeError, match=rf"\[ReLU\] expected an array, {text}"):
+        nn.ReLU()(odd)
+
+
+def test_numbers_too_large_for_float32_are_refused():
+    with pytest.raises(ValueError, match=r"\[Linear\] expected numbers that float32 can hold.*float64"):
+        nn.Linear(2, 1)(np.array([[1.0, 1e300]]))
+    y = nn.ReLU()(np.array([np.inf, -np.inf, 3e38, 1e-300]))
+    assert_same_bits(y, np.array([np.inf, 0, 3e38, 0], np.float32))

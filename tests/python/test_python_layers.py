@@ -289,3 +289,154 @@ def test_layer_without_forward_says_so():
 
     with pytest.raises((NotImplementedError, TypeError), match="forward"):
         Empty()(np.ones((2, 2)))
+
+
+def test_arrays_are_read_only(rng, tmp_path):
+    """Changing one in place would change the caller's array, a mapped file or what another layer's backward reads."""
+
+    class InPlace(nn.Layer):
+        def forward(self, x):
+            x *= 2
+            return x
+
+        def backward(self, dy):
+            return dy
+
+    class InPlaceBack(InPlace):
+        def forward(self, x):
+            return x
+
+        def backward(self, dy):
+            dy *= 2
+            return dy
+
+    x = normal(rng, (4, 3))
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for net in (InPlace(), nn.Sequential(InPlace()), nn.Sequential(nn.Linear(3, 3), InPlace())):
+        for given in (x, mapped):
+            with pytest.raises(ValueError, match="read-only"):
+                net(given)
+            with pytest.raises(ValueError, match="read-only"):
+                net.predict(given)
+    assert_same_bits(x, np.load(tmp_path / "x.npy"))
+    net = nn.Sequential(nn.Linear(3, 3), InPlaceBack(), nn.Tanh())
+    with pytest.raises(ValueError, match="read-only"):
+        net.backward(net(x))
+
+
+class Block(nn.Layer):
+    """tanh(x W1^T + b1) W2^T + b2 + shift, of layers in an attribute, a list and a dict, and a parameter of its own."""
+
+    def __init__(self, features, hidden, first=None):
+        super().__init__()
+        self.lin = first or nn.Linear(features, hidden)
+        self.rest = [nn.Tanh(), nn.Linear(hidden, features)]
+        self.shift = dn.Parameter(np.zeros(features))
+        self.named = {"scale": Scale(1.0)}
+        self.itself = self
+        self.modes = []
+
+    def forward(self, x):
+        self.modes.append((self.training, self.lin.training))
+        for layer in (self.lin, *self.rest, self.named["scale"]):
+            x = layer(x)
+        return x + self.shift.data
+
+    def backward(self, dy):
+        self.shift.grad[...] += dy.sum(axis=0)
+        for layer in (self.named["scale"], *self.rest[::-1], self.lin):
+            dy = layer.backward(dy)
+        return dy
+
+
+def flat(block):
+    """The same network of native layers."""
+    names = {"lin.weight": "0.weight", "lin.bias": "0.bias", "rest.1.weight": "2.weight", "rest.1.bias": "2.bias"}
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
+    net.load_state_dict({new: block.parameters()[old].data for old, new in names.items()})
+    return net, names
+
+
+def test_layers_inside_a_python_layer(rng):
+    block, x = Block(4, 6), normal(rng, (8, 4))
+    assert list(block.parameters()) == ["shift", "lin.weight", "lin.bias", "rest.1.weight", "rest.1.bias"]
+    assert block.children() == [block.lin, *block.rest, block.named["scale"]]
+    assert [line.strip() for line in repr(block).splitlines()[1:4:2]] == [
+        "(lin): Linear(bias=True, in_features=4, out_features=6)",
+        "(rest.1): Linear(bias=True, in_features=6, out_features=4)",
+    ]
+    state = block.state_dict()
+    block.load_state_dict({name: 2 * array for name, array in state.items()})
+    assert_same_bits(block.lin.weight.data, 2 * state["lin.weight"])
+    assert not block.eval().lin.training
+    assert block.train().rest[1].training
+    dn.gradcheck(block, x)
+    dn.gradcheck(nn.Sequential(nn.Linear(4, 4), block, nn.Linear(4, 2)), x)
+    block.zero_grad()
+    assert not block.lin.weight.grad.any()
+
+
+def test_a_layer_that_knows_its_owner(rng):
+    """An attribute that has the layer inside is no child of it: nothing turns in a circle."""
+    inner = Shift(3)
+    net = nn.Sequential(nn.Linear(3, 3), inner)
+    inner.owner = net
+    assert list(inner.parameters()) == ["shift"]
+    assert list(net.eval().parameters()) == ["0.weight", "0.bias", "1.shift"]
+    a, b = Shift(3), Shift(3)
+    a.other, b.other = b, a
+    assert list(a.parameters()) == ["shift"]
+    assert "Shift" in repr(a)
+
+
+def test_layers_inside_a_python_layer_train(rng):
+    """As the same network of native layers, and in the mode of the run."""
+    block, x, y = Block(4, 6), normal(rng, (8, 4)), normal(rng, (8, 4))
+    native, names = flat(block)
+    block.shift.data[...] = 0
+    optimizers = [optim.SGD(lr=0.1), optim.SGD(lr=0.1)]
+    trainers = [dn.Trainer(net, nn.MSELoss(), opt) for net, opt in zip((block.eval(), native), optimizers, strict=True)]
+    for _ in range(3):
+        block.shift.data[...] = 0  # which the native network has not
+        a, b = [trainer.step(x, y) for trainer in trainers]
+        assert a == pytest.approx(b, rel=1e-5)
+    for old, new in names.items():
+        assert_close(block.parameters()[old].data, native.parameters()[new].data, 16)
+    assert block.modes == [(True, True)] * 3
+    assert not block.training
+    assert not block.lin.training
+    block.train().predict(x)
+    assert block.modes[-1] == (False, False)
+    assert block.lin.training
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_shared_with_a_layer_inside_a_python_layer(last, rng):
+    """Gradients of a shared parameter add up, of the others are the step's alone, wherever the shared layer stands."""
+    shared = nn.Linear(4, 4)
+    block = Block(4, 4, shared)
+    net = nn.Sequential(block, shared) if last else nn.Sequential(shared, block)
+    x, dy = normal(rng, (5, 4)), normal(rng, (5, 4))
+    trainer = dn.Trainer(net, nn.MSELoss(), optim.SGD(lr=0.0))
+    for _ in range(2):
+        trainer.step(x, dy)
+    trained = {name: parameter.grad.copy() for name, parameter in net.parameters().items()}
+    net.zero_grad()
+    loss = nn.MSELoss()
+    loss(net(x), dy)
+    net.backward(loss.backward())
+    for name, parameter in net.parameters().items():
+        assert_close(trained[name], parameter.grad, 16, what=name)
+
+
+def test_python_layer_in_several_threads_keeps_its_mode(rng):
+    block = Block(4, 6)
+    x = normal(rng, (3, 4))
+    wanted = block.predict(x)
+    with ThreadPoolExecutor(4) as pool:
+        for y in pool.map(lambda _: block.predict(x).shape, range(200)):
+            assert y == wanted.shape
+    assert set(block.modes) == {(False, False)}
+    assert block.training
+    assert block.lin.training

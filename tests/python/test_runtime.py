@@ -316,3 +316,44 @@ def test_denormals_live_on_after_errors(rng):
     with pytest.raises(dn.ShapeError):
         net(np.ones((2, 5)))
     assert denormals_live()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "_core.init_orthogonal(net)",
+        "nn.init.kaiming_normal(net)",
+        "dn.image.im2col(image, 3)",
+        "dn.image.col2im(columns, (126, 126), 3)",
+        "_core.count_correct(y, labels)",
+        "net.save(path, optimizer)",
+        "dn.load_optimizer_state(net, optimizer, path)",
+    ],
+)
+def test_other_threads_run_meanwhile(call, tmp_path):
+    """Native work releases the GIL: a thread that asks for nothing but a turn gets one during it."""
+    code = f"""
+import sys, threading, time
+import numpy as np
+import deepnet as dn
+from deepnet import _core, nn, optim
+net, optimizer, path = nn.Linear(300, 300), optim.SGD(lr=0.1, momentum=0.9), {str(tmp_path / "m.safetensors")!r}
+image, labels = np.ones((8, 4, 126, 126), np.float32), np.zeros(100000, np.int64)
+columns, y = dn.image.im2col(image, 3), np.zeros((100000, 10), np.float32)
+net.save(path, optimizer)
+turns, stop = 0, False
+def take_turns():
+    global turns
+    while not stop:
+        turns += 1
+        time.sleep(1e-4)
+thread = threading.Thread(target=take_turns)
+thread.start()
+sys.setswitchinterval(30)  # nobody is made to give the GIL away
+before, begin = turns, time.monotonic()
+while turns == before and time.monotonic() < begin + 5:
+    {call}
+print(turns > before)
+stop = True
+"""
+    assert run_python(code).strip() == "True"

@@ -187,6 +187,10 @@ void Execution::run_backward(Step& step, bool accumulate) {
   call.training = step.training;
   call.accumulate = accumulate || p.shares_parameters;
   call.random_key = key_of(random_key_, static_cast<std::size_t>(p.node));
+  if (!accumulate) {
+    for (const ParameterPtr& w : p.unshared)
+      if (w->has_grad()) std::memset(w->grad().raw(), 0, w->grad().bytes());
+  }
   step.layer->backward(call);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     Tensor& d_value = d_values_[static_cast<std::size_t>(inputs[i])];

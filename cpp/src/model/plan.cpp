@@ -99,8 +99,10 @@ class Planner {
     std::set<const Parameter*> seen;
     for (auto step = plan_.steps.rbegin(); step != plan_.steps.rend(); ++step) {
       const NamedParameters parameters = node(step->node).layer->parameters();
-      step->shares_parameters = !parameters.empty();
-      for (const auto& named : parameters) step->shares_parameters &= seen.count(named.second.get()) != 0;
+      const auto is_new = [&](const auto& named) { return seen.count(named.second.get()) == 0; };
+      step->shares_parameters = !std::all_of(parameters.begin(), parameters.end(), is_new);
+      for (const auto& named : parameters)
+        if (step->shares_parameters && is_new(named)) step->unshared.push_back(named.second);
       for (const auto& named : parameters) seen.insert(named.second.get());
     }
   }

@@ -48,7 +48,8 @@ struct PlanStep {
   int cache = no_buffer, forward_workspace = no_buffer, backward_workspace = no_buffer;
   int d_activated = no_buffer;  ///< dE/d(input of the fused activation)
   std::vector<int> d_extra;  ///< per input: buffer for a further consumer's dE/dValue, added afterwards; or no_buffer
-  bool shares_parameters = false;  ///< later steps, so earlier in backward, have all of them too: add to gradients
+  bool shares_parameters = false;      ///< later steps, so earlier in backward, have some of them too: add to gradients
+  std::vector<ParameterPtr> unshared;  ///< then: the others, whose gradients must be 0 before the first is added
 };
 
 struct Plan {
