@@ -37,6 +37,7 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
   return (vf)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, index, p, 4);
 }
 
-inline vf square_root(vf x) { return (vf)_mm512_sqrt_ps((__m512)x); }
+// Masked: GCC 12 takes the other form for a read of uninitialised lanes.
+inline vf square_root(vf x) { return (vf)_mm512_maskz_sqrt_ps(0xffff, (__m512)x); }
 
 }  // namespace
