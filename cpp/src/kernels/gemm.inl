@@ -355,7 +355,7 @@ inline void few_rows_tile(const GemmBlock& g, int64_t row_stride, int64_t k_stri
 // As many vectors as registers allow: with one row, eight sums are in flight.
 template <int R>
 inline void few_rows(GemmBlock g, int64_t row_stride, int64_t k_stride, int64_t ldb) {
-  if (g.m < R) return few_rows<(R > 1 ? R - 1 : 1)>(g, row_stride, k_stride, ldb);
+  if (R > 1 && g.m < R) return few_rows<(R > 1 ? R - 1 : 1)>(g, row_stride, k_stride, ldb);
   constexpr int V = R == 1 && GEMM_MR > 6 ? 8 : R <= 3 ? 4 : 2;
   const int64_t n = g.n;
   for (int64_t j = 0; j < n; j += V * W, g.b += V * W, g.c += V * W) {

@@ -85,6 +85,7 @@ std::size_t gemm_workspace(Index m, Index n, Index k) {
 
 void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc, const GemmEpilogue& epilogue,
           float* workspace) {
+  if (m == 0 || n == 0) return;
   if (without_packing(m, n, k, a, b, c, ldc, epilogue)) return;
   const KernelTable& kernel = kernels();
   const Blocks block = choose_blocks(m, n, k);
