@@ -1,4 +1,4 @@
-"""What the tests share: comparison within a rounding bound, seeded arrays, code run in a process of its own."""
+"""What the tests share: comparison within a rounding bound, seeded arrays, networks, code run in another process."""
 
 import os
 import subprocess
@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from deepnet import nn
+
 HERE = Path(__file__).parent
+
+
+def build(specification, module=nn):
+    """A Sequential of (class name, arguments), of deepnet's layers or of those of torch.nn."""
+    return module.Sequential(*[getattr(module, name)(*arguments) for name, arguments in specification])
 
 
 def assert_close(got, want, length=1, what="array"):

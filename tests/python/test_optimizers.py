@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import deepnet as dn
-from checks import assert_same_bits, normal, run_python, seeded_rng, weights
+from checks import assert_same_bits, build, normal, run_python, seeded_rng, weights
 from deepnet import nn, optim
 
 CASES = {
@@ -53,10 +53,6 @@ NETS = {"conv": CONV_NET, "mlp": MLP}
 def make(case, module=optim):
     kind, options = CASES[case]
     return getattr(module, kind)(**options)
-
-
-def build(specification, module=nn):
-    return module.Sequential(*[getattr(module, name)(*arguments) for name, arguments in specification])
 
 
 def batch(rng):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import deepnet as dn
-from checks import assert_close, assert_same_bits, gradients, normal, weights
+from checks import assert_close, assert_same_bits, build, gradients, normal, weights
 from deepnet import nn, optim
 
 CONV_NET = [
@@ -40,10 +40,6 @@ SMOOTH_NET = [
 ]
 NETS = {"conv": CONV_NET, "grouped": GROUPED_NET, "smooth": SMOOTH_NET}
 each_net = pytest.mark.parametrize("net", NETS)
-
-
-def build(specification, module=nn):
-    return module.Sequential(*[getattr(module, name)(*arguments) for name, arguments in specification])
 
 
 def batch(rng, n=13, size=16):
