@@ -225,8 +225,9 @@ void gemm_dots(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, con
 }
 
 // R x V vectors of C where A is not packed: its rows lie lda apart, three to a pointer, so that their addresses fit the
-// registers. V may span several panels of B, `panel` floats apart.
-template <int R, int V>
+// registers. V may span several panels of B, `panel` floats apart. Of each element's products, every U-th goes to the
+// same running sum.
+template <int R, int V, int U = 1>
 void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __restrict b, int64_t panel,
               const TileOut& out) {
   constexpr int panels = (V + GEMM_NV - 1) / GEMM_NV, groups = (R + 2) / 3;
@@ -234,8 +235,8 @@ void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __
   for (int p = 0; p < panels; ++p) from[p] = b + p * panel;
   const float* row[groups];
   for (int g = 0; g < groups; ++g) row[g] = a + 3 * g * lda;
-  vf sum[R][V] = {};
-  for (int64_t j = 0; j < k; ++j) {
+  vf sum[U][R][V] = {};
+  const auto add = [&](int64_t j, vf (&to)[R][V]) {
     vf column[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) column[v] = load(from[v / GEMM_NV] + j * GEMM_NR + v % GEMM_NV * W);
@@ -243,10 +244,24 @@ void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __
     for (int i = 0; i < R; ++i) {
       const vf left = broadcast(row[i / 3][i % 3 * lda + j]);
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] = fma(left, column[v], sum[i][v]);
+      for (int v = 0; v < V; ++v) to[i][v] = fma(left, column[v], to[i][v]);
     }
+  };
+  int64_t j = 0;
+  for (; j + U <= k; j += U) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) add(j + u, sum[u]);
   }
-  store_tile<R, V>(out, sum);
+  for (; j < k; ++j) add(j, sum[0]);
+#pragma GCC unroll 4
+  for (int half = U / 2; half > 0; half /= 2)
+#pragma GCC unroll 4
+    for (int u = 0; u < half; ++u)
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) sum[u][i][v] += sum[u + half][i][v];
+  store_tile<R, V>(out, sum[0]);
 }
 
 typedef void RowTile(int64_t k, const float* a, int64_t lda, const float* b, int64_t panel, const TileOut& out);
@@ -291,6 +306,24 @@ void gemm_rows(const GemmBlock* block, int64_t lda) {
   }
 }
 
+// One panel's columns are too few sums in flight for one row: a multiply-add's latency would count, not its throughput.
+constexpr int STEP_CHAINS = GEMM_MR > 6 ? 4 : 2, STEP_ROWS = 3;
+
+template <int R>
+inline RowTile* step_tile_of(int64_t rows, int64_t vectors) {
+  if (rows < R) return step_tile_of<(R > 1 ? R - 1 : 1)>(rows, vectors);
+  return vectors == 1 ? row_tile<R, 1, STEP_CHAINS> : row_tile<R, GEMM_NV, STEP_CHAINS>;
+}
+
+void gemm_step(const GemmBlock* block, int64_t lda) {
+  const GemmBlock& g = *block;
+  if (g.n > GEMM_NR) return gemm_rows(block, lda);
+  for (int64_t i = 0; i < g.m; i += STEP_ROWS) {
+    const TileOut out = {g.c + i * g.ldc, g.ldc, g.n, nullptr, g.bias_col, g.accumulate, 0};
+    step_tile_of<STEP_ROWS>(g.m - i, (g.n + W - 1) / W)(g.k, g.a + i * lda, lda, g.b, 0, out);
+  }
+}
+
 // Adds up W rows by halves, as a transposition whose stages add instead of keeping both: lane r becomes row r's sum.
 template <int D>
 inline void fold_stage(vf* row) {
@@ -308,27 +341,35 @@ inline vf fold_rows(vf* row) {
   return row[0];
 }
 
-// W rows of B at a time keep W sums in flight. Rows past the last one are the last one again.
+// Few rows of B at a time, so that they come in nearly one stream: 16 at a time took a quarter longer. Rows past the last
+// one are the last one again.
+constexpr int GEMV_ROWS = 4;
+
 void gemv_rows(const GemvTerm* terms, int count, int64_t n, float* c) {
   for (int64_t j = 0; j < n; j += W) {
     vf sum[W] = {}, bias = {};
-    for (int t = 0; t < count; ++t) {
-      const GemvTerm& it = terms[t];
-      const float* row[W];
-      for (int r = 0; r < W; ++r) row[r] = it.b + (j + r < n ? j + r : n - 1) * it.ldb;
-      int64_t i = 0;
-      for (; i + W <= it.k; i += W) {
-        const vf left = load(it.a + i);
-#pragma GCC unroll 16
-        for (int r = 0; r < W; ++r) sum[r] = fma(left, load(row[r] + i), sum[r]);
+#pragma GCC unroll 4
+    for (int first = 0; first < W; first += GEMV_ROWS) {
+      vf* to = sum + first;
+      for (int t = 0; t < count; ++t) {
+        const GemvTerm& it = terms[t];
+        const float* row[GEMV_ROWS];
+        for (int r = 0; r < GEMV_ROWS; ++r) row[r] = it.b + (j + first + r < n ? j + first + r : n - 1) * it.ldb;
+        int64_t i = 0;
+        for (; i + W <= it.k; i += W) {
+          const vf left = load(it.a + i);
+#pragma GCC unroll 4
+          for (int r = 0; r < GEMV_ROWS; ++r) to[r] = fma(left, load(row[r] + i), to[r]);
+        }
+        if (i < it.k) {
+          const vf left = load_first(it.a + i, it.k - i);
+#pragma GCC unroll 4
+          for (int r = 0; r < GEMV_ROWS; ++r) to[r] = fma(left, load_first(row[r] + i, it.k - i), to[r]);
+        }
       }
-      if (i < it.k) {
-        const vf left = load_first(it.a + i, it.k - i);
-#pragma GCC unroll 16
-        for (int r = 0; r < W; ++r) sum[r] = fma(left, load_first(row[r] + i, it.k - i), sum[r]);
-      }
-      if (it.bias) bias += load_first(it.bias + j, n - j);
     }
+    for (int t = 0; t < count; ++t)
+      if (terms[t].bias) bias += load_first(terms[t].bias + j, n - j);
     store_first(c + j, n - j, fold_rows(sum) + bias);
   }
 }

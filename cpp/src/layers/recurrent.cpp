@@ -197,20 +197,22 @@ Tensor RecurrentStack::step(const Tensor& x_t) {
   check_step(x_t);
   FlushDenormals flush;
   const Index batch = x_t.shape()[0];
-  std::vector<Tensor> state;
-  for (const Tensor& before : carried(batch)) state.push_back(before.clone());
-  while (static_cast<int>(state.size()) < state_count())
-    state.push_back(Tensor::zeros({state_rows(), batch, hidden_size}));
+  const Shape rows = {state_rows(), batch, hidden_size};
+  std::vector<Tensor> before = carried(batch), after;
+  while (static_cast<int>(before.size()) < state_count()) before.push_back(Tensor::zeros(rows));
+  while (static_cast<int>(after.size()) < state_count()) after.emplace_back(rows);
   const float* x = x_t.data();
   for (Index l = 0; l < options.num_layers; ++l) {
     const RecurrentShape s = shape_of({batch, 1, input_size}, l);
-    float* h = state[0].data() + l * s.state_size();
-    float* c = state_count() == 2 ? state[1].data() + l * s.state_size() : nullptr;
-    recurrent_step(s, weights(l, 0).data(), x, h, c, thread_scratch(Scratch::columns, recurrent_step_workspace(s)));
-    x = h;
+    const Index at = l * s.state_size();
+    const bool lstm = state_count() == 2;
+    const RecurrentState<const float> from = {before[0].data() + at, lstm ? before[1].data() + at : nullptr};
+    const RecurrentState<float> to = {after[0].data() + at, lstm ? after[1].data() + at : nullptr};
+    recurrent_step(s, weights(l, 0).data(), x, from, to, thread_scratch(Scratch::columns, recurrent_step_workspace(s)));
+    x = to.h;
   }
   Tensor y = Tensor::borrow(const_cast<float*>(x), {batch, hidden_size}).clone();
-  carried_.set(std::move(state));
+  carried_.set(std::move(after));
   return y;
 }
 

@@ -100,9 +100,15 @@ void recurrent_backward(const RecurrentBackward& run);
 void to_slots(const RecurrentShape& shape, Index features, const float* x, const float* mask, float* slots);
 void from_slots(const RecurrentShape& shape, Index features, const float* slots, const float* second, float* x);
 
-/// One step from weights as they are, not packed: x (N, inputs); h (N, H) and an LSTM's c become the new state.
+/// h (N, H) and an LSTM's c.
+template <class Float>
+struct RecurrentState {
+  Float *h, *c;
+};
+
+/// One step from weights as they are, not packed: x (N, inputs).
 std::size_t recurrent_step_workspace(const RecurrentShape& shape);
-void recurrent_step(const RecurrentShape& shape, const RecurrentWeights& weights, const float* x, float* h, float* c,
-                    float* workspace);
+void recurrent_step(const RecurrentShape& shape, const RecurrentWeights& weights, const float* x,
+                    RecurrentState<const float> before, RecurrentState<float> after, float* workspace);
 
 }  // namespace deepnet

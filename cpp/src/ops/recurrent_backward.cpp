@@ -143,7 +143,7 @@ float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float
   product.c = step.dh;
   product.ldc = s.hidden;
   product.accumulate = 1;
-  kernels().gemm_rows(&product, columns);
+  kernels().gemm_step(&product, columns);
   return squares;
 }
 

@@ -140,7 +140,7 @@ void forward_step(const RecurrentForward& run, const ForwardWeights& weights, in
     product.ldc = s.gate_columns();
     product.bias_col = it.bias;
     product.accumulate = it.accumulate;
-    kernels().gemm_rows(&product, width);
+    kernels().gemm_step(&product, width);
   }
   cell_forward(s, step);
 }

@@ -69,22 +69,24 @@ std::size_t recurrent_step_workspace(const RecurrentShape& s) {
   return static_cast<std::size_t>(products) + gemms;
 }
 
-void recurrent_step(const RecurrentShape& s, const RecurrentWeights& w, const float* x, float* h, float* c,
-                    float* workspace) {
+void recurrent_step(const RecurrentShape& s, const RecurrentWeights& w, const float* x,
+                    RecurrentState<const float> before, RecurrentState<float> after, float* workspace) {
   float *gates = workspace, *recurrent = gates + s.batch * s.gate_columns();
   if (s.batch <= few) {
-    few_sums(s, w, x, h, gates);
+    few_sums(s, w, x, before.h, gates);
   } else {
-    many_sums(s, w, x, h, gates, recurrent, recurrent + s.batch * s.sums());
+    many_sums(s, w, x, before.h, gates, recurrent, recurrent + s.batch * s.sums());
   }
   CellForward step = {};
   step.rows = s.batch;
   step.width = s.hidden;
   step.gates = gates;
   step.gate_stride = s.gate_columns();
-  step.h_before = step.h = h;
+  step.h_before = before.h;
+  step.h = after.h;
   step.h_stride = s.hidden;
-  step.c_before = step.c = c;
+  step.c_before = before.c;
+  step.c = after.c;
   cell_forward(s, step);
 }
 
