@@ -21,3 +21,5 @@
 #include "winograd.inl"  // after conv.inl, whose column numbers it shares
 
 #include "depthwise.inl"  // after conv.inl, whose lanes_inside it uses
+
+#include "lanes.inl"  // after gemm.inl, whose tiles of rows it shares

@@ -236,7 +236,7 @@ void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __
   const float* row[groups];
   for (int g = 0; g < groups; ++g) row[g] = a + 3 * g * lda;
   vf sum[U][R][V] = {};
-  const auto add = [&](int64_t j, vf (&to)[R][V]) {
+  const auto add = [&](int64_t j, vf(&to)[R][V]) {
     vf column[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) column[v] = load(from[v / GEMM_NV] + j * GEMM_NR + v % GEMM_NV * W);
@@ -341,8 +341,8 @@ inline vf fold_rows(vf* row) {
   return row[0];
 }
 
-// Few rows of B at a time, so that they come in nearly one stream: 16 at a time took a quarter longer. Rows past the last
-// one are the last one again.
+// Few rows of B at a time, so that they come in nearly one stream: 16 at a time took a quarter longer. Rows past the
+// last one are the last one again.
 constexpr int GEMV_ROWS = 4;
 
 void gemv_rows(const GemvTerm* terms, int count, int64_t n, float* c) {
@@ -411,13 +411,31 @@ void gemm_few_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t row_
   few_rows<GEMM_MR>({m, n, k, a, b, c, ldc, nullptr, bias, accumulate, 0}, row_stride, k_stride, ldb);
 }
 
+// W x W floats.
+inline void transpose_block(const float* src, int64_t src_stride, float* dst, int64_t dst_stride, int accumulate) {
+  vf block[W];
+#pragma GCC unroll 16
+  for (int r = 0; r < W; ++r) block[r] = load(src + r * src_stride);
+  transpose_square(block);
+#pragma GCC unroll 16
+  for (int c = 0; c < W; ++c) {
+    float* out = dst + c * dst_stride;
+    store(out, accumulate ? block[c] + load(out) : block[c]);
+  }
+}
+
 void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst, int64_t dst_stride,
                int accumulate) {
   for (int64_t i = 0; i < rows; i += W) {
     const int64_t rows_here = rows - i < W ? rows - i : W;
     for (int64_t j = 0; j < cols; j += W) {
+      const float* from = src + i * src_stride + j;
+      if (rows_here == W && j + W <= cols) {
+        transpose_block(from, src_stride, dst + j * dst_stride + i, dst_stride, accumulate);
+        continue;
+      }
       vf block[W] = {};
-      for (int64_t r = 0; r < rows_here; ++r) block[r] = load_first(src + (i + r) * src_stride + j, cols - j);
+      for (int64_t r = 0; r < rows_here; ++r) block[r] = load_first(from + r * src_stride, cols - j);
       transpose_square(block);
       for (int64_t c = 0; c < W && j + c < cols; ++c) {
         float* out = dst + (j + c) * dst_stride + i;

@@ -60,6 +60,39 @@ struct ConvGather {
   const int32_t* tap_w;
 };
 
+// One row of outputs of a convolution on images in lanes, see lanes.inl. Planes are (height, width, vector_width).
+struct LaneProduct {
+  int64_t rows;         // planes of outputs
+  int64_t depth;        // products of one output that has all its taps
+  const float* weight;  // rows x depth, packed by pack_a; product k of tap row r, tap column s, input plane c
+  const float* bias;    // one a plane; or null
+  int relu;
+  int64_t planes, taps_w;       // k = (r * taps_w + s) * planes + c
+  int64_t first_row, last_row;  // tap rows inside the image: [first_row, last_row)
+  const int32_t* inside;        // of every output the tap columns inside, first and behind the last
+  const float* cells;           // the first output's cells: product k reads the vector at cells + offset[k]
+  const int32_t* offset;
+  int64_t step;    // from one output's cells to the next one's
+  int64_t groups;  // of images, 1 or 2; the distances between them:
+  int64_t cells_group, out_group;
+  int64_t width;  // outputs
+  float* out;
+  int64_t out_step, out_plane;
+};
+
+// The weights' gradients of a convolution on one group of images in lanes.
+struct LaneWeights {
+  int64_t rows, columns;  // filters, weights of a filter
+  const float* errors;    // dE/dy, `rows` planes (height, width, vector_width)
+  int64_t error_plane;    // from one to the next
+  int64_t height, width;
+  const float* cells;  // of weight k and output (p, q) at cells + p * row_step + q * step + offset[k]
+  const int32_t* offset;
+  int64_t row_step, step;
+  float* sums;  // rows x columns
+  int accumulate;
+};
+
 struct Pool2dShape {
   int64_t height, width;          // H, W
   int64_t out_height, out_width;  // P, Q

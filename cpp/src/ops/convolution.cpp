@@ -8,6 +8,7 @@
 #include "col2im.hpp"
 #include "depthwise.hpp"
 #include "implicit_gemm.hpp"
+#include "lanes.hpp"
 #include "winograd.hpp"
 
 namespace deepnet {
@@ -24,6 +25,9 @@ bool scatter_is_cheaper(const ConvShape& s) {
   return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K);
 }
 
+// Too few to pay for transforming patches, where lanes will do.
+bool has_few_channels(const ConvShape& s) { return std::min(s.C, s.K) < 16 * s.groups; }
+
 template <class Run>
 struct Method {
   std::size_t (*workspace)(const ConvShape&);
@@ -32,20 +36,29 @@ struct Method {
 
 Method<decltype(conv_forward)> forward_method(const ConvShape& s) {
   if (depthwise_applies(s)) return {depthwise_forward_workspace, depthwise_forward};
-  if (winograd_forward_wins(s)) return {winograd_forward_workspace, winograd_forward};
+  const bool lanes = lanes_forward_wins(s);
+  if (winograd_forward_wins(s) && !(lanes && has_few_channels(s)))
+    return {winograd_forward_workspace, winograd_forward};
+  if (lanes) return {lanes_forward_workspace, lanes_forward};
   return {implicit_forward_workspace, implicit_forward};
 }
 
 Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
   if (depthwise_applies(s)) return {depthwise_backward_data_workspace, depthwise_backward_data};
-  if (winograd_backward_data_wins(s)) return {winograd_backward_data_workspace, winograd_backward_data};
+  const bool lanes = lanes_backward_data_wins(s);
+  if (winograd_backward_data_wins(s) && !(lanes && has_few_channels(s)))
+    return {winograd_backward_data_workspace, winograd_backward_data};
+  if (lanes) return {lanes_backward_data_workspace, lanes_backward_data};
   if (scatter_is_cheaper(s)) return {col2im_backward_data_workspace, col2im_backward_data};
   return {implicit_backward_data_workspace, implicit_backward_data};
 }
 
 Method<decltype(conv_backward_weight)> backward_weight_method(const ConvShape& s) {
   if (depthwise_applies(s)) return {depthwise_backward_weight_workspace, depthwise_backward_weight};
-  if (winograd_backward_weight_wins(s)) return {winograd_backward_weight_workspace, winograd_backward_weight};
+  const bool lanes = lanes_backward_weight_wins(s);
+  if (winograd_backward_weight_wins(s) && !(lanes && has_few_channels(s)))
+    return {winograd_backward_weight_workspace, winograd_backward_weight};
+  if (lanes) return {lanes_backward_weight_workspace, lanes_backward_weight};
   return {implicit_backward_weight_workspace, implicit_backward_weight};
 }
 

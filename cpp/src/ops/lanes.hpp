@@ -1,0 +1,25 @@
+// The three products of a convolution with an image in every lane of a vector (kernels/lanes.inl).
+#pragma once
+
+#include "convolution.hpp"
+
+namespace deepnet {
+
+/// By shape alone: many images and several taps, where packing a column matrix costs more than turning images.
+bool lanes_forward_wins(const ConvShape& shape);
+bool lanes_backward_data_wins(const ConvShape& shape);
+bool lanes_backward_weight_wins(const ConvShape& shape);
+
+/// Floats of workspace.
+std::size_t lanes_forward_workspace(const ConvShape& shape);
+std::size_t lanes_backward_data_workspace(const ConvShape& shape);
+std::size_t lanes_backward_weight_workspace(const ConvShape& shape);
+
+/// As conv_forward and its like.
+void lanes_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+                   Activation activation, float* workspace);
+void lanes_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);
+void lanes_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
+                           float* workspace);
+
+}  // namespace deepnet
