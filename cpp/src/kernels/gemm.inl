@@ -14,7 +14,25 @@ inline int64_t tile_start(int64_t m, int64_t tiles, int64_t tile) {
   return tile * base + (tile < longer ? tile : longer);
 }
 
+// Columns of A that are contiguous: each, as it lies in one or two cache lines a tile, goes to all tiles before the next
+// ones, a few at a time.
+inline void pack_a_columns(const float* src, int64_t k_stride, int64_t m, int64_t k, float* packed) {
+  constexpr int64_t at_once = 8;
+  const int64_t tiles = tile_count(m);
+  for (int64_t j0 = 0; j0 < k; j0 += at_once) {
+    const int64_t j1 = j0 + at_once < k ? j0 + at_once : k;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t first = tile_start(m, tiles, tile), rows = tile_start(m, tiles, tile + 1) - first;
+      float* out = packed + first * k;
+      for (int64_t j = j0; j < j1; ++j)
+        for (int64_t i = 0; i < rows; i += W)
+          store_first(out + j * rows + i, rows - i, load_first(src + first + j * k_stride + i, rows - i));
+    }
+  }
+}
+
 void pack_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t m, int64_t k, float* packed) {
+  if (row_stride == 1) return pack_a_columns(src, k_stride, m, k, packed);
   const int64_t tiles = tile_count(m);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t first = tile_start(m, tiles, tile);
@@ -22,11 +40,7 @@ void pack_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t m, i
     const float* in = src + first * row_stride;
     float* out = packed + first * k;
     int64_t j = 0;
-    if (row_stride == 1) {
-      for (; j < k; ++j)
-        for (int64_t i = 0; i < rows; i += W)
-          store_first(out + j * rows + i, rows - i, load_first(in + j * k_stride + i, rows - i));
-    } else if (k_stride == 1) {
+    if (k_stride == 1) {
       for (; j + W <= k; j += W) {
         vf block[W] = {};
         for (int64_t i = 0; i < rows; i += W) {
