@@ -65,7 +65,8 @@ constexpr int LANE_M = GEMM_MR > 6 ? 4 : 3, LANE_N = GEMM_MR > 6 ? 6 : 3;
 
 template <int M, int N>
 void lane_dots(const LaneWeights& w, const float* errors, const int32_t* offset, float* sums) {
-  vf sum[(M * N + W - 1) / W * W] = {};
+  constexpr int padded = (M * N + W - 1) / W * W;
+  vf sum[padded] = {};
   vf part[M][N] = {};
   for (int64_t p = 0; p < w.height; ++p) {
     const float* e = errors + p * w.width * W;
@@ -85,13 +86,12 @@ void lane_dots(const LaneWeights& w, const float* errors, const int32_t* offset,
   }
   for (int m = 0; m < M; ++m)
     for (int n = 0; n < N; ++n) sum[m * N + n] = part[m][n];
-  for (int i = 0; i < M * N; i += W) {
-    float lane[W];
-    store(lane, fold_rows(sum + i));
-    for (int r = i; r < i + W && r < M * N; ++r) {
-      float* to = sums + r / N * w.columns + r % N;
-      *to = w.accumulate ? *to + lane[r - i] : lane[r - i];
-    }
+  float total[padded + W];  // and what a whole vector reads behind the last
+  for (int i = 0; i < M * N; i += W) store(total + i, fold_rows(sum + i));
+  for (int m = 0; m < M; ++m) {
+    float* to = sums + m * w.columns;
+    const vf row = load(total + m * N);
+    store_first(to, N, w.accumulate ? row + load_first(to, N) : row);
   }
 }
 

@@ -22,7 +22,7 @@ Blocks choose_blocks(Index m, Index n, Index k) {
   const Index nr = kernels().gemm_nr;
   if (static_cast<double>(m) * n * k < 2 * least_work)
     return {std::max<Index>(m, 1), round_up(std::max<Index>(n, 1), nr)};
-  Index rows = even_piece(m, 252), columns = round_up(even_piece(n, 128), nr);
+  Index rows = even_piece(m, 252), columns = round_up(even_piece(n, 256), nr);
   const auto tasks = [&] { return ((m + rows - 1) / rows) * ((n + columns - 1) / columns); };
   const auto work = [&] { return static_cast<double>(rows) * columns * k; };
   while (tasks() < 16 && work() >= 2 * least_work && (columns > 2 * nr || rows > 64)) {
@@ -101,22 +101,21 @@ void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index
   const auto block_of_b = [&](Index column, Index columns, Index k0) {
     return whole_b + column * k + round_up(columns, kernel.gemm_nr) * k0;
   };
-  parallel_for(row_blocks, grain_for(static_cast<double>(block.rows) * k), [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) {
-      const Index row = i * block.rows, rows = std::min(block.rows, m - row);
-      for (Index k0 = 0; k0 < k; k0 += depth) {
-        kernel.pack_a(a.data + row * a.row_stride + k0 * a.col_stride, a.row_stride, a.col_stride, rows,
-                      std::min(depth, k - k0), workspace + row * k + rows * k0);
-      }
+  const auto pack_rows_of_a = [&](Index i) {
+    const Index row = i * block.rows, rows = std::min(block.rows, m - row);
+    for (Index k0 = 0; k0 < k; k0 += depth) {
+      kernel.pack_a(a.data + row * a.row_stride + k0 * a.col_stride, a.row_stride, a.col_stride, rows,
+                    std::min(depth, k - k0), workspace + row * k + rows * k0);
     }
+  };
+  const auto pack_columns_of_b = [&](Index i) {
+    const Index column = i * block.columns, columns = std::min(block.columns, n - column);
+    for (Index k0 = 0; k0 < k; k0 += depth) pack_b(column, columns, k0, block_of_b(column, columns, k0));
+  };
+  const double block_size = static_cast<double>(std::min(block.rows, block.columns)) * k;
+  parallel_for(row_blocks + (whole_b ? column_blocks : 0), grain_for(block_size), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) i < row_blocks ? pack_rows_of_a(i) : pack_columns_of_b(i - row_blocks);
   });
-  parallel_for(whole_b ? column_blocks : 0, grain_for(static_cast<double>(block.columns) * k),
-               [&](Index begin, Index end) {
-                 for (Index i = begin; i < end; ++i) {
-                   const Index column = i * block.columns, columns = std::min(block.columns, n - column);
-                   for (Index k0 = 0; k0 < k; k0 += depth) pack_b(column, columns, k0, block_of_b(column, columns, k0));
-                 }
-               });
 
   parallel_for(row_blocks * column_blocks, 1, [&](Index begin, Index end) {
     float* strip = whole_b ? nullptr : thread_scratch(Scratch::pack, static_cast<std::size_t>(block.columns * depth));

@@ -317,27 +317,35 @@ void convolve(const Convolution& c, const Plan& plan, const Strips& strips, cons
 // --- dE/dW
 // -------------------------------------------------------------------------------------------------------------
 
-// Planes of x are laid out with their padding, so that every tap has a cell for every output.
+// Planes of x are laid out with their padding, so that every tap has a cell for every output. A task takes some strips
+// of images and a part of the filters.
 struct WeightTasks {
-  Index rows, strips, units, tasks;  // rows of a strip, strips of an image, strips in all; each task takes some of them
-  Index width, plane, error_plane;   // of a padded plane
+  Index rows, strips, units;        // rows of a strip, strips of an image, strips in all
+  Index shares, splits, filters;    // of the units and of the filters; filters of a split
+  Index width, plane, error_plane;  // of a padded plane
 
   explicit WeightTasks(const ConvShape& s) {
-    const Index channels = s.C / s.groups, filters = s.K / s.groups;
+    constexpr Index wanted = 8, least_outputs = 128;  // of a strip: their sums are to be worth adding up
+    const Index channels = s.C / s.groups, all_filters = s.K / s.groups, groups = image_groups(s.N);
     width = std::max((s.Q - 1) * s.stride_w + (s.S - 1) * s.dilation_w + 1, s.pad_left + s.W);
     const auto plane_of = [&](Index r) {
       return ((r - 1) * s.stride_h + (s.R - 1) * s.dilation_h + 1) * width * lanes();
     };
-    const double work = static_cast<double>(s.N * s.P * s.Q) * channels * filters * s.R * s.S;
-    const Index groups = image_groups(s.N);
+    const double work = static_cast<double>(s.N * s.P * s.Q) * channels * all_filters * s.R * s.S;
+    const auto worth_halving = [&](Index tasks) {
+      return tasks < wanted && work / static_cast<double>(tasks) >= 2 * least_work;
+    };
     rows = s.P;
-    while (rows > 1 && channels * plane_of(rows) + filters * rows * s.Q * lanes() > cache) rows = (rows + 1) / 2;
-    while (rows > 1 && groups * ceil_div(s.P, rows) < 8 &&
-           work / static_cast<double>(groups * ceil_div(s.P, rows)) >= 2 * least_work)
+    while (rows > 1 && (channels * plane_of(rows) + all_filters * rows * s.Q * lanes() > cache ||
+                        (rows * s.Q >= 2 * least_outputs && worth_halving(groups * ceil_div(s.P, rows)))))
       rows = (rows + 1) / 2;
     strips = ceil_div(s.P, rows);
     units = groups * strips;
-    tasks = std::max<Index>(1, std::min<Index>(units, 8));
+    shares = std::max<Index>(1, std::min(units, wanted));
+    splits = 1;
+    while (all_filters / splits >= 8 && worth_halving(shares * splits)) splits *= 2;
+    filters = ceil_div(all_filters, splits);
+    splits = ceil_div(all_filters, filters);
     plane = plane_of(rows);
     error_plane = rows * s.Q * lanes();
   }
@@ -366,8 +374,8 @@ void pad_to_lanes(const ConvShape& s, const WeightTasks& t, const float* x, Inde
 
 // sums (filters x weights of a filter) = or += those of one strip of one group of images.
 void weights_of_strip(const ConvShape& s, const WeightTasks& t, const int32_t* offset, const float* x, const float* dy,
-                      Index unit, float* sums, bool accumulate) {
-  const Index channels = s.C / s.groups, filters = s.K / s.groups;
+                      Index filters, Index unit, float* sums, bool accumulate) {
+  const Index channels = s.C / s.groups;
   const Index n0 = unit / t.strips * lanes(), count = std::min(lanes(), s.N - n0);
   const Index p0 = unit % t.strips * t.rows, p1 = std::min(p0 + t.rows, s.P);
   float* cells = thread_scratch(Scratch::pack, static_cast<std::size_t>(channels * t.plane));
@@ -432,7 +440,7 @@ std::size_t lanes_backward_data_workspace(const ConvShape& s) { return plan_floa
 
 std::size_t lanes_backward_weight_workspace(const ConvShape& s) {
   const Index one = s.K * (s.C / s.groups) * s.R * s.S;
-  return static_cast<std::size_t>(round_up(s.C / s.groups * s.R * s.S, 16) + WeightTasks(s).tasks * one);
+  return static_cast<std::size_t>(round_up(s.C / s.groups * s.R * s.S, 16) + WeightTasks(s).shares * one);
 }
 
 void lanes_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
@@ -479,26 +487,27 @@ void lanes_backward_weight(const ConvShape& s, const float* x, const float* dy, 
     offset[i] = static_cast<int32_t>(c * t.plane + (r * s.dilation_h * t.width + tap * s.dilation_w) * lanes());
   }
   const Index one = s.K * columns;
-  const double work = static_cast<double>(t.units * t.rows * s.Q * lanes()) * static_cast<double>(filters * columns) /
-                      static_cast<double>(t.tasks);
-  parallel_for(s.groups * t.tasks, grain_for(work / 16), [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) {
-      const Index g = i / t.tasks, task = i % t.tasks;
-      const Index first = task * t.units / t.tasks, last = (task + 1) * t.units / t.tasks;
+  const double work = static_cast<double>(t.units * t.rows * s.Q * lanes()) * static_cast<double>(t.filters * columns) /
+                      static_cast<double>(t.shares);
+  parallel_for(s.groups * t.shares * t.splits, grain_for(work / 16), [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index split = task % t.splits, share = task / t.splits % t.shares, g = task / t.splits / t.shares;
+      const Index k = split * t.filters, count = std::min(t.filters, filters - k), filter = g * filters + k;
+      const Index first = share * t.units / t.shares, last = (share + 1) * t.units / t.shares;
       for (Index unit = first; unit < last; ++unit) {
-        weights_of_strip(s, t, offset, x + g * channels * s.H * s.W, dy + g * filters * s.P * s.Q, unit,
-                         sums + task * one + g * filters * columns, unit > first);
+        weights_of_strip(s, t, offset, x + g * channels * s.H * s.W, dy + filter * s.P * s.Q, count, unit,
+                         sums + share * one + filter * columns, unit > first);
       }
     }
   });
-  parallel_for(one, grain_for(static_cast<double>(t.tasks), 64), [&](Index begin, Index end) {
+  parallel_for(one, grain_for(static_cast<double>(t.shares), 64), [&](Index begin, Index end) {
     const Index n = end - begin;
     if (accumulate) {
       kernels().add(n, sums + begin, d_weight + begin);
     } else {
       std::memcpy(d_weight + begin, sums + begin, static_cast<std::size_t>(n) * sizeof(float));
     }
-    for (Index task = 1; task < t.tasks; ++task) kernels().add(n, sums + task * one + begin, d_weight + begin);
+    for (Index share = 1; share < t.shares; ++share) kernels().add(n, sums + share * one + begin, d_weight + begin);
   });
 }
 
