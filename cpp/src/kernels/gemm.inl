@@ -161,6 +161,29 @@ inline void store_tile(const TileOut& out, const vf (&sum)[R][V]) {
   }
 }
 
+// The same to C^T: element (i, j) at c[j * ldc + i].
+template <int R, int V>
+inline void store_tile_transposed(const TileOut& out, const vf (&sum)[R][V]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    for (int first = 0; first < R; first += W) {
+      vf block[W] = {};
+#pragma GCC unroll 16
+      for (int i = 0; i < W && first + i < R; ++i) block[i] = sum[first + i][v];
+      transpose_square(block);
+      const vf bias = out.bias_row ? load_first(out.bias_row + first, R - first) : vf{};
+      const int64_t columns = out.columns - v * W < W ? out.columns - v * W : W;
+      float* c = out.c + v * W * out.ldc + first;
+      for (int64_t j = 0; j < columns; ++j, c += out.ldc) {
+        vf value = block[j] + bias;
+        if (out.accumulate) value += load_first(c, R - first);
+        if (out.relu) value = select(value < vf{}, vf{}, value);  // NaN stays
+        store_first(c, R - first, value);
+      }
+    }
+  }
+}
+
 // R x V vectors of C. Element (i, k) of A is a[i * row + k * step]: row 1 and step R for packed tiles, row
 // kRowRunStride and step 1 for row runs; both are constants after inlining.
 template <int R, int V, bool packed>
@@ -232,6 +255,23 @@ void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float*
   gemm_tiles<false>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0});
 }
 
+// Adds up W rows by halves, as a transposition whose stages add instead of keeping both: lane r becomes row r's sum.
+template <int D>
+inline void fold_stage(vf* row) {
+#pragma GCC unroll 8
+  for (int i = 0; i < W; i += 2 * D) {
+    swap_blocks<D>(row[i], row[i + D], AllLanes());
+    row[i] += row[i + D];
+  }
+}
+inline vf fold_rows(vf* row) {
+  fold_stage<1>(row);
+  fold_stage<2>(row);
+  if (W > 4) fold_stage<(W > 4 ? 4 : 1)>(row);
+  if (W > 8) fold_stage<(W > 8 ? 8 : 1)>(row);
+  return row[0];
+}
+
 // M x N dot products: vectors run along k.
 template <int M, int N>
 inline void dot_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, const float* bias, float* c,
@@ -248,10 +288,16 @@ inline void dot_tile(int64_t k, const float* a, int64_t lda, const float* b, int
   int64_t i = 0;
   for (; i + W <= k; i += W) add(i, W);
   if (i < k) add(i, k - i);
+  constexpr int padded = (M * N + W - 1) / W * W;
+  vf all[padded] = {};
+  for (int r = 0; r < M; ++r)
+    for (int j = 0; j < N; ++j) all[r * N + j] = sum[r][j];
+  float total[padded];
+  for (int r = 0; r < padded; r += W) store(total + r, fold_rows(all + r));
   for (int r = 0; r < M; ++r) {
     for (int j = 0; j < N; ++j) {
       float* out = c + r * ldc + j;
-      *out = (accumulate ? *out + sum_lanes(sum[r][j]) : sum_lanes(sum[r][j])) + (bias ? bias[j] : 0.0f);
+      *out = (accumulate ? *out + total[r * N + j] : total[r * N + j]) + (bias ? bias[j] : 0.0f);
     }
   }
 }
@@ -282,7 +328,7 @@ void gemm_dots(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, con
 // R x V vectors of C where A is not packed: its rows lie lda apart, three to a pointer, so that their addresses fit the
 // registers. V may span several panels of B, `panel` floats apart. Of each element's products, every U-th goes to the
 // same running sum.
-template <int R, int V, int U = 1>
+template <int R, int V, int U = 1, bool transposed = false>
 void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __restrict b, int64_t panel,
               const TileOut& out) {
   constexpr int panels = (V + GEMM_NV - 1) / GEMM_NV, groups = (R + 2) / 3;
@@ -316,6 +362,7 @@ void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __
       for (int i = 0; i < R; ++i)
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) sum[u][i][v] += sum[u + half][i][v];
+  if (transposed) return store_tile_transposed<R, V>(out, sum[0]);
   store_tile<R, V>(out, sum[0]);
 }
 
@@ -352,11 +399,38 @@ void gemm_rows(const GemmBlock* block, int64_t lda) {
       for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t first = tile_start(g.m, tiles, tile);
         const int64_t rows = tile_start(g.m, tiles, tile + 1) - first;
-        const TileOut out = {g.c + first * g.ldc + j, g.ldc, columns, nullptr, bias ? bias + j : nullptr,
-                             k0 > 0 || g.accumulate,  0};
+        const TileOut out = {
+            g.c + first * g.ldc + j,    g.ldc, columns, nullptr, bias ? bias + j : nullptr, k0 > 0 || g.accumulate,
+            k0 + depth == g.k && g.relu};
         row_tile_of<GEMM_MR>(rows, vectors)(depth, g.a + first * lda + k0, lda, g.b + j * g.k + k0 * GEMM_NR,
                                             g.k * GEMM_NR, out);
       }
+    }
+  }
+}
+
+template <int R>
+inline RowTile* transposed_tile_of(int64_t rows, int64_t vectors) {
+  if (rows < R) return transposed_tile_of<(R > 1 ? R - 1 : 1)>(rows, vectors);
+  return vectors == 1 ? row_tile<R, 1, 1, true> : row_tile<R, GEMM_NV, 1, true>;
+}
+
+void gemm_rows_transposed(const GemmBlock* block, int64_t lda) {
+  const GemmBlock& g = *block;
+  const int64_t tiles = tile_count(g.m);
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = tile_start(g.m, tiles, tile);
+    const int64_t rows = tile_start(g.m, tiles, tile + 1) - first;
+    for (int64_t j = 0; j < g.n; j += GEMM_NR) {
+      const int64_t columns = g.n - j < GEMM_NR ? g.n - j : GEMM_NR;
+      const TileOut out = {g.c + j * g.ldc + first,
+                           g.ldc,
+                           columns,
+                           g.bias_row ? g.bias_row + first : nullptr,
+                           nullptr,
+                           g.accumulate,
+                           g.relu};
+      transposed_tile_of<GEMM_MR>(rows, (columns + W - 1) / W)(g.k, g.a + first * lda, lda, g.b + j * g.k, 0, out);
     }
   }
 }
@@ -377,23 +451,6 @@ void gemm_step(const GemmBlock* block, int64_t lda) {
     const TileOut out = {g.c + i * g.ldc, g.ldc, g.n, nullptr, g.bias_col, g.accumulate, 0};
     step_tile_of<STEP_ROWS>(g.m - i, (g.n + W - 1) / W)(g.k, g.a + i * lda, lda, g.b, 0, out);
   }
-}
-
-// Adds up W rows by halves, as a transposition whose stages add instead of keeping both: lane r becomes row r's sum.
-template <int D>
-inline void fold_stage(vf* row) {
-#pragma GCC unroll 8
-  for (int i = 0; i < W; i += 2 * D) {
-    swap_blocks<D>(row[i], row[i + D], AllLanes());
-    row[i] += row[i + D];
-  }
-}
-inline vf fold_rows(vf* row) {
-  fold_stage<1>(row);
-  fold_stage<2>(row);
-  if (W > 4) fold_stage<(W > 4 ? 4 : 1)>(row);
-  if (W > 8) fold_stage<(W > 8 ? 8 : 1)>(row);
-  return row[0];
 }
 
 // Few rows of B at a time, so that they come in nearly one stream: 16 at a time took a quarter longer. Rows past the

@@ -12,6 +12,7 @@ constexpr double least_work = 1 << 20;
 /// second-level cache. 256 and 640 were 1 to 3 % slower on the convolutions of a VGG.
 constexpr Index gemm_depth = 384;
 
+inline Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
 inline Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 /// Cuts n items into the fewest equal pieces of at most `most`; returns the piece's size.

@@ -43,7 +43,8 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
                      const GemmEpilogue& epilogue) {
   const KernelTable& kernel = kernels();
   constexpr Index few = 16;
-  const bool dots = a.col_stride == 1 && b.row_stride == 1 && (m <= few || n <= few) && (k >= 128 || m <= 4);
+  const bool dots = a.col_stride == 1 && b.row_stride == 1 &&
+                    (((m <= few || n <= few) && (k >= 128 || m <= 4)) || (m * n <= 4096 && k >= 512));
   const bool few_rows = b.col_stride == 1 && m <= kernel.gemm_mr;
   if (!dots && !few_rows) return false;
   // Dots have a chain of sums in every lane, few rows one in all.
@@ -76,10 +77,76 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
   return true;
 }
 
+// A product of rows with rows, A B^T where both are contiguous along k, of which one has so few that it stays in the
+// second-level cache: that one is packed, the other read as it lies. Where A is the one, what is made is C^T.
+struct RowsByRows {
+  bool applies, packs_a;
+  Index packed, unpacked;  // rows of each
+};
+
+RowsByRows rows_by_rows(Index m, Index n, Index k, MatrixView a, MatrixView b) {
+  constexpr Index most_rows = 256, most_floats = 1 << 18, least_depth = 128;
+  const bool packs_a = m < n && k >= least_depth;  // turning C takes as long as some 20 steps of k
+  const Index packed = packs_a ? m : n;
+  const bool rows = a.col_stride == 1 && b.row_stride == 1;
+  return {rows && packed <= most_rows && packed * k <= most_floats, packs_a, packed, packs_a ? n : m};
+}
+
+void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
+                           const GemmEpilogue& epilogue) {
+  const KernelTable& kernel = kernels();
+  const Index nr = kernel.gemm_nr, depth = even_piece(k, gemm_depth);
+  const float* packed = rows.packs_a ? a.data : b.data;
+  const float* unpacked = rows.packs_a ? b.data : a.data;
+  const Index packed_stride = rows.packs_a ? a.row_stride : b.col_stride;
+  const Index stride = rows.packs_a ? b.col_stride : a.row_stride;
+  // Rows a multiple of 4 KB apart share a set of the first-level cache, which holds 8 lines or more.
+  const Index at_once = stride % 1024 == 0 ? 8 : kernel.gemm_mr;
+  const double work = static_cast<double>(rows.packed) * k / 16;
+  // Every task packs for itself: sooner done than fetched from another core's cache.
+  const Index least_rows = std::clamp<Index>(ceil_div(rows.unpacked, 2), 64, 128);
+  parallel_for(rows.unpacked, std::max<Index>(grain_for(work), least_rows), [&](Index begin, Index end) {
+    float* panels = thread_scratch(Scratch::pack, static_cast<std::size_t>(round_up(rows.packed, nr) * k));
+    for (Index k0 = 0; k0 < k; k0 += depth) {
+      const Index here = std::min(depth, k - k0);
+      kernel.pack_b(packed + k0, 1, packed_stride, here, rows.packed, here, panels + round_up(rows.packed, nr) * k0);
+    }
+    for (Index k0 = 0; k0 < k || k0 == 0; k0 += depth) {
+      const bool last = k0 + depth >= k;
+      GemmBlock g = {};
+      g.n = rows.packed;
+      g.k = std::min(depth, k - k0);
+      g.b = panels + round_up(rows.packed, nr) * k0;
+      g.ldc = ldc;
+      g.accumulate = k0 > 0 || epilogue.accumulate;
+      g.relu = last && is_fused(epilogue.activation);
+      const float* bias = last ? epilogue.bias_col : nullptr;
+      for (Index row = begin; row < end; row += at_once) {
+        g.m = std::min(at_once, end - row);
+        g.a = unpacked + row * stride + k0;
+        if (rows.packs_a) {
+          g.c = c + row;
+          g.bias_row = bias ? bias + row : nullptr;
+          kernel.gemm_rows_transposed(&g, stride);
+        } else {
+          g.c = c + row * ldc;
+          g.bias_col = bias;
+          kernel.gemm_rows(&g, stride);
+        }
+      }
+    }
+    if (rows.packs_a) {
+      apply_unfused(epilogue.activation, rows.packed, end - begin, c + begin, ldc);
+    } else {
+      apply_unfused(epilogue.activation, end - begin, rows.packed, c + begin * ldc, ldc);
+    }
+  });
+}
+
 }  // namespace
 
 std::size_t gemm_workspace(Index m, Index n, Index k) {
-  const Index columns = m > choose_blocks(m, n, k).rows ? round_up(n, kernels().gemm_nr) + kernels().gemm_nr : 0;
+  const Index nr = kernels().gemm_nr, columns = m > choose_blocks(m, n, k).rows ? round_up(n, nr) + nr : 0;
   return static_cast<std::size_t>(m + columns) * static_cast<std::size_t>(k);
 }
 
@@ -87,6 +154,8 @@ void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index
           float* workspace) {
   if (m == 0 || n == 0) return;
   if (without_packing(m, n, k, a, b, c, ldc, epilogue)) return;
+  if (const RowsByRows rows = rows_by_rows(m, n, k, a, b); rows.applies)
+    return multiply_rows_by_rows(rows, k, a, b, c, ldc, epilogue);
   const KernelTable& kernel = kernels();
   const Blocks block = choose_blocks(m, n, k);
   const Index depth = even_piece(k, gemm_depth);

@@ -20,8 +20,7 @@ constexpr Index cache = (1 << 20) / 4;  // floats of the second-level cache for 
 constexpr Index most_depth = 2048;      // products that one running sum adds up
 
 Index lanes() { return kernels().vector_width; }
-Index image_groups(Index images) { return (images + lanes() - 1) / lanes(); }
-Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
+Index image_groups(Index images) { return ceil_div(images, lanes()); }
 
 // Taps of one axis that reach the output cells first, first + stride, ... of dE/dx, or all taps forward.
 struct AxisTaps {
