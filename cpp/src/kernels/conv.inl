@@ -32,13 +32,9 @@ inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes) {
   return lane_range(first < lanes ? (int)first : lanes, last < lanes ? (int)last : lanes);
 }
 
-// Writes rows [row0, row1) of a vector of n <= W columns from j, row r at out + (r - row0) * out_stride; other lanes 0.
-inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out,
-                         int64_t out_stride) {
-  RowRun run[W];
-  const int runs = split_runs(g, j, n, run);
-  if (n < W)
-    for (int64_t r = row0; r < row1; ++r) store(out + (r - row0) * out_stride, vf{});
+// Writes rows [row0, row1) of a vector of columns that fall into these runs, row r at out + (r - row0) * out_stride.
+inline void fill_column_rows(const ConvGather& g, int64_t row0, int64_t row1, const RowRun* run, int runs, float* out,
+                             int64_t out_stride) {
   const int64_t c0 = row0 / g.taps, c_end = (row1 + g.taps - 1) / g.taps;
   for (int s = 0; s < runs; ++s) {
     const RowRun& it = run[s];
@@ -75,6 +71,24 @@ inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_
       }
     }
   }
+}
+
+// Channels whose cells share a set of the first-level cache are taken a few at a time, so that a cell is still there
+// when the next tap reads it.
+constexpr int64_t CLASHING_STRIDE = 256, CLASHING_CHANNELS = 8;
+
+// Writes rows [row0, row1) of a vector of n <= W columns from j, row r at out + (r - row0) * out_stride; other lanes 0.
+inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out,
+                         int64_t out_stride) {
+  RowRun run[W];
+  const int runs = split_runs(g, j, n, run);
+  if (n < W)
+    for (int64_t r = row0; r < row1; ++r) store(out + (r - row0) * out_stride, vf{});
+  const int64_t at_once =
+      g.taps > 1 && g.channel_stride % CLASHING_STRIDE == 0 ? CLASHING_CHANNELS * g.taps : row1 - row0;
+  for (int64_t r = row0; r < row1; r += at_once)
+    fill_column_rows(g, r, r + at_once < row1 ? r + at_once : row1, run, runs, out + (r - row0) * out_stride,
+                     out_stride);
 }
 
 // Whether the column matrix is the image itself: one tap, which reads every pixel's own cell.

@@ -108,10 +108,11 @@ Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* 
 void multiply_columns(const ColumnProduct& p) {
   const Index nr = kernels().gemm_nr, width = kernels().vector_width;
   const Index pixels = p.gather.out_height * p.gather.out_width;
-  // Where an image's pixels fill vectors well, strips end with the image and are written in place; else strips run
-  // on over images and are copied out.
+  // Where an image's pixels fill vectors and panels well, strips end with the image and are written in place; else
+  // strips run on over images and are copied out.
   const bool dense = p.step_h == 1 && p.step_w == 1 && p.gather.out_width == p.out_width;
-  const bool in_place = dense && round_up(pixels, width) * 8 <= pixels * 9;
+  const bool fills = pixels > 2 * nr ? round_up(pixels, width) * 8 <= pixels * 9 : pixels % nr == 0;
+  const bool in_place = dense && fills;
   const Index span = in_place ? pixels : p.images * pixels, spans = in_place ? p.images : 1;
   if (span == 0 || spans == 0) return;
 
