@@ -141,23 +141,24 @@ void copy_strided(int64_t n, const float* from, float* to, int64_t step) {
 }
 
 // Taps are outermost: a cell is then touched again only after all channels, long after its last store has retired.
-void scatter_columns(const ConvGather* gather, int64_t rows, int64_t j0, int64_t n, const float* columns, int64_t ld,
-                     float* image) {
-  const ConvGather& g = *gather;
-  const int64_t channels = rows / g.taps;
+// With `halves` a stride of 2 adds to neighbouring cells as well: all columns that a tap reaches are even, or all odd.
+template <bool halves>
+inline void scatter(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, const float* columns, int64_t ld,
+                    float* image) {
+  const int64_t channels = rows / g.taps, half = (g.width + 1) / 2;
   for (int64_t t = 0; t < g.taps; ++t) {
     for (int64_t j = 0; j < n;) {
       const int64_t q = (j0 + j) % g.out_width, p = (j0 + j) / g.out_width;
       const int64_t in_row = g.out_width - q < n - j ? g.out_width - q : n - j;
       const int lanes = (int)(in_row < W ? in_row : W);
-      const int64_t h = p * g.stride_h + g.tap_h[t], w = q * g.stride_w + g.tap_w[t];
+      const int64_t h = p * g.stride_h + g.tap_h[t], w = q * g.stride_w + g.tap_w[t], odd = w & 1;
       if (h >= 0 && h < g.height) {
         const vmask inside = lanes_inside(w, g.stride_w, g.width, lanes);
         const float* from = columns + t * ld + j;
-        float* to = image + h * g.width + w;
+        float* to = halves ? image + h * 2 * half + odd * half + (w - odd) / 2 : image + h * g.width + w;
         for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride) {
           const vf add = load_lanes(from, inside);
-          if (g.stride_w == 1) {
+          if (halves || g.stride_w == 1) {
             store_lanes(to, inside, load_lanes(to, inside) + add);
           } else {
             float lane[W];
@@ -170,6 +171,16 @@ void scatter_columns(const ConvGather* gather, int64_t rows, int64_t j0, int64_t
       j += lanes;
     }
   }
+}
+
+void scatter_columns(const ConvGather* gather, int64_t rows, int64_t j0, int64_t n, const float* columns, int64_t ld,
+                     float* image) {
+  scatter<false>(*gather, rows, j0, n, columns, ld, image);
+}
+
+void scatter_columns_halves(const ConvGather* gather, int64_t rows, int64_t j0, int64_t n, const float* columns,
+                            int64_t ld, float* image) {
+  scatter<true>(*gather, rows, j0, n, columns, ld, image);
 }
 
 }  // namespace

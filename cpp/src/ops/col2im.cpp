@@ -26,6 +26,10 @@ void col2im_backward_data(const ConvShape& s, const float* dy, const float* weig
   // Blocks of channels that keep a strip of columns within 512 KB, and every core busy where images are few.
   const Index most_rows = std::max<Index>(cells, (1 << 17) / kernel.gemm_nr);
   Index block = std::max<Index>(1, std::min(even_piece(channels, std::max<Index>(1, most_rows / cells)), channels));
+  // With a stride of 2 the even columns of dx are gathered apart from the odd ones.
+  const bool halves = s.stride_w == 2;
+  const Index half = (s.W + 1) / 2, plane = halves ? s.H * 2 * half : s.H * s.W;
+  while (block > 1 && halves && block * plane > 1 << 17) block = (block + 1) / 2;
   while (s.N * s.groups * ((channels + block - 1) / block) < 8 && block * cells >= 64 && block > 1)
     block = (block + 1) / 2;
   const Index blocks = (channels + block - 1) / block;
@@ -51,10 +55,12 @@ void col2im_backward_data(const ConvShape& s, const float* dy, const float* weig
     for (Index task = begin; task < end; ++task) {
       const Index b = task % blocks, g = task / blocks % s.groups, image = task / blocks / s.groups;
       const Index channel = g * channels + b * block, count = std::min(block, channels - b * block);
-      float* out = dx + (image * s.C + channel) * s.H * s.W;
+      float* planes = dx + (image * s.C + channel) * s.H * s.W;
+      float* out = halves ? thread_scratch(Scratch::columns, static_cast<std::size_t>(count * plane)) : planes;
       const float* in = dy + (image * s.K + g * filters) * pixels;
-      const ConvGather gather = forward_gather(s, nullptr, taps);
-      std::memset(out, 0, static_cast<std::size_t>(count * s.H * s.W) * sizeof(float));
+      ConvGather gather = forward_gather(s, nullptr, taps);
+      gather.channel_stride = plane;
+      std::memset(out, 0, static_cast<std::size_t>(count * plane) * sizeof(float));
       GemmBlock product = {};
       product.m = count * cells;
       product.b = errors;
@@ -69,8 +75,11 @@ void col2im_backward_data(const ConvShape& s, const float* dy, const float* weig
           kernel.pack_b(in + k0 * pixels + j, pixels, 1, product.k, product.n, product.k, errors);
           kernel.gemm_packed(&product);
         }
-        kernel.scatter_columns(&gather, product.m, j, product.n, tile, strip, out);
+        (halves ? kernel.scatter_columns_halves : kernel.scatter_columns)(&gather, product.m, j, product.n, tile, strip,
+                                                                          out);
       }
+      for (Index row = 0; halves && row < count * s.H; ++row)
+        kernel.interleave_rows(s.W, out + row * 2 * half, out + row * 2 * half + half, planes + row * s.W);
     }
   });
 }
