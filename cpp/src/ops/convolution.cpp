@@ -19,6 +19,7 @@ namespace {
 // dy but moves C columns twice, to the tile and from there to dx. A move is taken for
 // 10 multiply-adds: an estimate.
 bool scatter_is_cheaper(const ConvShape& s) {
+  if (s.R * s.S == 1 && s.stride_h * s.stride_w == 1) return false;  // the product itself is dx
   const double cells = static_cast<double>(s.H * s.W), pixels = static_cast<double>(s.P * s.Q);
   const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
   const double strides = static_cast<double>(s.stride_h * s.stride_w);
