@@ -38,7 +38,17 @@ SMOOTH_NET = [
     ("Linear", (17, 10)),
     ("LeakyReLU", ()),
 ]
-NETS = {"conv": CONV_NET, "grouped": GROUPED_NET, "smooth": SMOOTH_NET}
+POOLED_NET = [  # windows that overlap, behind activations
+    ("Conv2d", (1, 6, 5)),
+    ("Tanh", ()),
+    ("MaxPool2d", (3, 2, 1)),
+    ("Conv2d", (6, 8, 3)),
+    ("LeakyReLU", ()),
+    ("MaxPool2d", (2, 1)),
+    ("Flatten", ()),
+    ("Linear", (72, 10)),
+]
+NETS = {"conv": CONV_NET, "grouped": GROUPED_NET, "smooth": SMOOTH_NET, "pooled": POOLED_NET}
 each_net = pytest.mark.parametrize("net", NETS)
 
 

@@ -107,6 +107,7 @@ LayerPtr MaxPool2d::from_config(const Config& config) { return make_pool<MaxPool
 Contract MaxPool2d::contract() const {
   Contract c;
   c.backward_needs_input = false;
+  c.selects = true;
   c.inspectable = true;
   return c;
 }

@@ -162,11 +162,11 @@ void Execution::run_backward(Step& step, bool accumulate) {
   const PlanStep& p = *step.plan;
   const std::vector<int>& inputs = graph_.nodes[static_cast<std::size_t>(p.node)].inputs;
   const Tensor* d_output = &d_values_[static_cast<std::size_t>(p.output)];
-  if (p.fused >= 0) {
+  if (p.derivative.kind != ActivationKind::none) {
     const float *y = step.output.data(), *dy = d_output->data();
     float* dx = step.activated.data();
     parallel_for(step.activated.size(), grain_for(1.0, 64), [&](Index begin, Index end) {
-      kernels().activation_backward(static_cast<int>(p.activation.kind), p.activation.parameter, end - begin, y + begin,
+      kernels().activation_backward(static_cast<int>(p.derivative.kind), p.derivative.parameter, end - begin, y + begin,
                                     dy + begin, dx + begin);
     });
     d_output = &step.activated;

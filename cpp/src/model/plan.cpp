@@ -17,6 +17,7 @@ class Planner {
     infer_shapes();
     count_uses();
     make_steps();
+    if (request.backward) move_derivatives();
     place_values();
     if (request.backward) place_gradients();
     place_step_memory();
@@ -90,7 +91,7 @@ class Planner {
       step.fused = fusable(i);
       step.output = node(step.fused < 0 ? i : step.fused).output;
       if (step.fused >= 0) {
-        step.activation = contract(step.fused).activation;
+        step.activation = step.derivative = contract(step.fused).activation;
         done.insert(step.fused);
       }
       step.d_extra.assign(node(i).inputs.size(), no_buffer);
@@ -104,6 +105,20 @@ class Planner {
       for (const auto& named : parameters)
         if (step->shares_parameters && is_new(named)) step->unshared.push_back(named.second);
       for (const auto& named : parameters) seen.insert(named.second.get());
+    }
+  }
+
+  // f'(y) dE/dy, where only a few of y's elements are selected behind it (max pooling): multiplied where they are few,
+  // y need not be kept.
+  void move_derivatives() {
+    std::vector<PlanStep*> reader(plan_.values.size(), nullptr);
+    for (PlanStep& step : plan_.steps)
+      for (int v : node(step.node).inputs) reader[static_cast<std::size_t>(v)] = &step;
+    for (PlanStep& step : plan_.steps) {
+      PlanStep* next = reader[static_cast<std::size_t>(step.output)];
+      const bool only_reader = next != nullptr && uses_[static_cast<std::size_t>(step.output)] == 1;
+      if (step.fused < 0 || !only_reader || next->fused >= 0 || !contract(next->node).selects) continue;
+      std::swap(step.derivative, next->derivative);
     }
   }
 
@@ -124,7 +139,8 @@ class Planner {
     return last;
   }
 
-  bool needs_output(const PlanStep& step) const { return step.fused >= 0 || contract(step.node).backward_needs_output; }
+  static bool derives(const PlanStep& step) { return step.derivative.kind != ActivationKind::none; }
+  bool needs_output(const PlanStep& step) const { return derives(step) || contract(step.node).backward_needs_output; }
 
   void place_values() {
     for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
@@ -178,7 +194,7 @@ class Planner {
       int d_out = value(step.output).d_buffer;
       if (d_out == no_buffer) continue;  // nothing below the output depends on it
       use(d_out, time);
-      if (step.fused >= 0) {
+      if (derives(step)) {
         const bool may_overwrite = buffer(d_out).place == PlanBuffer::Place::arena;
         step.d_activated =
             may_overwrite ? d_out : add_buffer(PlanBuffer::Place::arena, buffer(d_out).bytes, time, time);

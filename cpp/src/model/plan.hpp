@@ -46,7 +46,8 @@ struct PlanStep {
   Activation activation = {};  ///< of the fused node
   int output = 0;              ///< value that the step makes: the fused node's where there is one
   int cache = no_buffer, forward_workspace = no_buffer, backward_workspace = no_buffer;
-  int d_activated = no_buffer;  ///< dE/d(input of the fused activation)
+  Activation derivative = {};   ///< by which backward multiplies dE/dOutput first, from the output's values
+  int d_activated = no_buffer;  ///< the product
   std::vector<int> d_extra;  ///< per input: buffer for a further consumer's dE/dValue, added afterwards; or no_buffer
   bool shares_parameters = false;      ///< later steps, so earlier in backward, have some of them too: add to gradients
   std::vector<ParameterPtr> unshared;  ///< then: the others, whose gradients must be 0 before the first is added
