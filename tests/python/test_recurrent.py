@@ -347,6 +347,25 @@ def test_state_gradient_norms(kind, options, torch, rng):
     assert_close(got, want, 1000)
 
 
+def test_norms_fall_as_far_as_a_float_can():
+    """A linear state that keeps a hundredth of itself: dE/dh(t) = 0.01^(T - 1 - t) dE/dh(T - 1)."""
+    layer = nn.RNN(1, 3, nonlinearity="relu")
+    layer.load_state_dict(
+        {
+            "weight_ih_l0": np.zeros((3, 1), np.float32),
+            "weight_hh_l0": np.float32(0.01) * np.eye(3, dtype=np.float32),
+            "bias_ih_l0": np.ones(3, np.float32),
+            "bias_hh_l0": np.zeros(3, np.float32),
+        }
+    )
+    dy = np.zeros((2, 19, 3), np.float32)
+    dy[:, -1] = 1.0
+    layer(np.zeros((2, 19, 1), np.float32))
+    layer.backward(dy)
+    want = np.sqrt(6.0) * 0.01 ** np.arange(18.0, -1.0, -1.0)
+    np.testing.assert_allclose(layer.state_gradient_norms[0], want, rtol=1e-5)
+
+
 def test_state_and_norms_come_after_their_runs():
     layer = nn.GRU(2, 3)
     with pytest.raises(RuntimeError, match=r"\[GRU\]"):

@@ -168,7 +168,6 @@ inline void store_tile_transposed(const TileOut& out, const vf (&sum)[R][V]) {
   for (int v = 0; v < V; ++v) {
     for (int first = 0; first < R; first += W) {
       vf block[W] = {};
-#pragma GCC unroll 16
       for (int i = 0; i < W && first + i < R; ++i) block[i] = sum[first + i][v];
       transpose_square(block);
       const vf bias = out.bias_row ? load_first(out.bias_row + first, R - first) : vf{};
@@ -197,7 +196,6 @@ void micro_tile(int64_t k, const float* __restrict a, const float* __restrict b,
     for (int v = 0; v < V; ++v) __builtin_prefetch(out.c + i * out.ldc + v * W, 1);
   for (int64_t j = 0; j < k; ++j) {
     if (packed) __builtin_prefetch(a + R * k, 0, 2);  // the next tile of A, to the second-level cache
-#pragma GCC unroll 4
     for (int v = 0; v < V * W; v += 16) __builtin_prefetch(b + 8 * GEMM_NR + v, 0, 3);
     vf column[V];
 #pragma GCC unroll 4

@@ -14,7 +14,7 @@
 // h may be h_before, c may be c_before.
 namespace {
 
-// Sigmoid and tanh as fractions whose denominators lie in [1, 2], so that several can share one division, the slowest
+// Sigmoid and tanh as fractions whose denominators lie in [1, 2], so that several can share one reciprocal, the slowest
 // operation here: 1 / a = b / (a b). A NaN in one gate thereby reaches the others of its cell, as it would reach them
 // one step later through the state.
 struct SigmoidOf {
@@ -29,7 +29,7 @@ struct TanhOf {
 };
 inline vf cell_tanh(vf x) {
   const TanhOf of_x(x);
-  return of_x.times(1.0f / of_x.denominator);
+  return of_x.times(reciprocal(of_x.denominator));
 }
 
 inline void copy_row(int64_t n, const float* from, float* to) {
@@ -103,7 +103,7 @@ void lstm_forward(const CellForward* step) {
     const SigmoidOf of_i(load_first(pi, lanes)), of_f(load_first(pf, lanes)), of_o(load_first(po, lanes));
     const TanhOf of_g(load_first(pg, lanes));
     const vf i_f = of_i.denominator * of_f.denominator, g_o = of_g.denominator * of_o.denominator;
-    const vf inverse = 1.0f / (i_f * g_o), inverse_i_f = inverse * g_o, inverse_g_o = inverse * i_f;
+    const vf inverse = reciprocal(i_f * g_o), inverse_i_f = inverse * g_o, inverse_g_o = inverse * i_f;
     const vf i = of_i.times(inverse_i_f * of_f.denominator), f = of_f.times(inverse_i_f * of_i.denominator);
     const vf g = of_g.times(inverse_g_o * of_o.denominator), o = of_o.times(inverse_g_o * of_g.denominator);
     const vf c = f * load_first(it.c_before + j, lanes) + i * g;
@@ -121,7 +121,7 @@ void gru_forward(const CellForward* step) {
   cell_forward(*step, false, [=](const CellRow& it, int64_t j, int64_t lanes) {
     float *pb = it.gates + j, *pr = pb + width, *pz = pr + width, *pn = pz + width;
     const SigmoidOf of_r(load_first(pr, lanes)), of_z(load_first(pz, lanes));
-    const vf inverse = 1.0f / (of_r.denominator * of_z.denominator);
+    const vf inverse = reciprocal(of_r.denominator * of_z.denominator);
     const vf r = of_r.times(inverse * of_z.denominator), z = of_z.times(inverse * of_r.denominator);
     const vf n = cell_tanh(r * load_first(pb, lanes) + load_first(pn, lanes));
     store_first(pr, lanes, r);
@@ -149,10 +149,31 @@ struct CellRowBackward {
         d_gates(s.d_gates + row * s.gate_stride) {}
 };
 
+// Sums of squares in double: those of vanishing gradients are far below what a float can be.
+struct SquareSum {
+  typedef float half __attribute__((vector_size(2 * W), aligned(4), may_alias));
+  typedef double wide __attribute__((vector_size(4 * W)));
+  wide sum = {};
+
+  void add(vf v) {
+    float lane[W];
+    store(lane, v);
+    for (int i = 0; i < W; i += W / 2) {
+      const wide x = __builtin_convertvector(*(const half*)(lane + i), wide);
+      sum += x * x;
+    }
+  }
+  double total() const {
+    double total = 0.0;
+    for (int i = 0; i < W / 2; ++i) total += sum[i];
+    return total;
+  }
+};
+
 // one(CellRowBackward, first column, lanes, dE/dh) -> dE/dh_before's direct share, for every vector.
 template <class One>
-inline float cell_backward(const CellBackward& s, One one) {
-  vf squares = {};
+inline double cell_backward(const CellBackward& s, One one) {
+  SquareSum squares;
   for (int64_t row = 0; row < s.rows; ++row) {
     const CellRowBackward it(s, row);
     const bool padding = is_padding(s.mask, s.mask_stride, row);
@@ -160,15 +181,15 @@ inline float cell_backward(const CellBackward& s, One one) {
       const int64_t lanes = s.width - j;
       vf dh = load_first(it.dh + j, lanes);
       if (it.dy && !padding) dh += load_first(it.dy + j, lanes);
-      squares = fma(dh, dh, squares);
+      squares.add(dh);
       if (!padding) store_first(it.dh + j, lanes, one(it, j, lanes, dh));
     }
     if (padding) zero_row(s.gate_stride, it.d_gates);
   }
-  return sum_lanes(squares);
+  return squares.total();
 }
 
-float rnn_backward(int kind, const CellBackward* step) {
+double rnn_backward(int kind, const CellBackward* step) {
   const auto run = [&](auto derivative) {
     return cell_backward(*step, [=](const CellRowBackward& it, int64_t j, int64_t lanes, vf dh) {
       store_first(it.d_gates + j, lanes, derivative(load_first(it.h + j, lanes), dh));
@@ -187,7 +208,7 @@ float rnn_backward(int kind, const CellBackward* step) {
   }
 }
 
-float lstm_backward(const CellBackward* step) {
+double lstm_backward(const CellBackward* step) {
   const int64_t width = step->width;
   return cell_backward(*step, [=](const CellRowBackward& it, int64_t j, int64_t lanes, vf dh) {
     const float *pi = it.gates + j, *pf = pi + width, *pg = pf + width, *po = pg + width;
@@ -204,7 +225,7 @@ float lstm_backward(const CellBackward* step) {
   });
 }
 
-float gru_backward(const CellBackward* step) {
+double gru_backward(const CellBackward* step) {
   const int64_t width = step->width;
   return cell_backward(*step, [=](const CellRowBackward& it, int64_t j, int64_t lanes, vf dh) {
     const float *pb = it.gates + j, *pr = pb + width, *pz = pr + width, *pn = pz + width;

@@ -44,4 +44,6 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
   return v;
 }
 
+inline vf reciprocal(vf x) { return 1.0f / x; }
+
 }  // namespace

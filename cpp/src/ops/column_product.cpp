@@ -113,7 +113,7 @@ void multiply_columns(const ColumnProduct& p) {
   const Index rest = pixels % nr;
   const double panels = static_cast<double>(pixels) / nr, filled = static_cast<double>(rest) / nr;
   const double wasted = rest == 0 ? 0.0 : (rest <= width ? 0.6 : 1.0) - filled;  // panels; half a one takes 0.6 of one
-  constexpr double copy = 8;  // steps of k that take as long
+  constexpr double copy = 8;                                                     // steps of k that take as long
   const bool dense = p.step_h == 1 && p.step_w == 1 && p.gather.out_width == p.out_width;
   const bool in_place = dense && wasted / panels * static_cast<double>(p.depth) <= copy;
   const Index span = in_place ? pixels : p.images * pixels, spans = in_place ? p.images : 1;

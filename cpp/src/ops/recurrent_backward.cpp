@@ -40,7 +40,7 @@ struct UnitGradients {
 
 struct BackwardWorkspace {
   Pieces direction, unit;
-  Index weight_hh, weight_ih, squares;                              // of a direction
+  Index weight_hh, weight_ih, norms;                                // of a direction
   Index gradients, d_gates, packed_d, packed_h, packed_x, dropped;  // of a unit
   Index total;
 
@@ -48,7 +48,7 @@ struct BackwardWorkspace {
     const Index rows = blocks.chunk * blocks.rows;
     weight_hh = direction.take(packed_floats(s.sums(), s.hidden));
     weight_ih = direction.take(packed_floats(s.sums(), s.inputs));
-    squares = direction.take(blocks.count * s.steps);
+    norms = direction.take(blocks.count * s.steps);
     gradients = unit.take(UnitGradients(s).pieces.floats);
     d_gates = unit.take(rows * s.gate_columns());
     packed_d = unit.take(rows * s.gate_columns());
@@ -85,7 +85,7 @@ void pack_weights(const RecurrentBackward& run, const BackwardWorkspace& layout,
   if (run.dx[d]) pack(run.weights[d].weight_ih, s.inputs, 0, s.sums(), 0, layout.weight_ih);
 }
 
-float cell_backward(const RecurrentShape& s, const CellBackward& step) {
+double cell_backward(const RecurrentShape& s, const CellBackward& step) {
   const KernelTable& kernel = kernels();
   if (s.cell == CellKind::rnn) return kernel.rnn_backward(static_cast<int>(s.nonlinearity), &step);
   return s.cell == CellKind::lstm ? kernel.lstm_backward(&step) : kernel.gru_backward(&step);
@@ -96,7 +96,7 @@ bool is_cut(const RecurrentBackward& run, Index t) {
   return run.truncate > 0 && t > 0 && t < run.shape.steps && t % run.truncate == 0;
 }
 
-// From dE/dh(t) to dE/d(sums) and dE/dh before; returns the sum of squares of dE/dh(t).
+// From dE/dh(t) to dE/d(sums) and dE/dh before; returns |dE/dh(t)|.
 float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float* d_gates) {
   const RecurrentBackward& run = unit.run;
   const RecurrentShape& s = run.shape;
@@ -126,13 +126,13 @@ float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float
   step.dh = run.d_state[d][0] + block.first * s.hidden;
   if (run.c[d]) step.dc = run.d_state[d][1] + block.first * s.hidden;
   step.d_gates = d_gates;
-  const float squares = cell_backward(s, step);
+  const float norm = static_cast<float>(std::sqrt(cell_backward(s, step)));
 
   if (is_cut(run, d == 0 ? t : t + 1)) {
     const std::size_t bytes = static_cast<std::size_t>(block.count * s.hidden) * sizeof(float);
     std::memset(step.dh, 0, bytes);
     if (step.dc) std::memset(step.dc, 0, bytes);
-    return squares;
+    return norm;
   }
   GemmBlock product = {};
   product.m = block.count;
@@ -144,7 +144,7 @@ float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float
   product.ldc = s.hidden;
   product.accumulate = 1;
   kernels().gemm_step(&product, columns);
-  return squares;
+  return norm;
 }
 
 // dE/dx of a chunk of steps.
@@ -214,13 +214,13 @@ void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps,
 void backward_block(const Unit& unit, const RecurrentBlocks& blocks, const SequenceBlock& block, bool first) {
   const RecurrentShape& s = unit.run.shape;
   float* d_gates = unit.memory + unit.layout.d_gates;
-  float* squares = unit.shared + unit.layout.squares + block.number * s.steps;
+  float* norms = unit.shared + unit.layout.norms + block.number * s.steps;
   for (Index i = 0; i * blocks.chunk < s.steps; ++i) {
     const Steps steps = chunk_of(s, blocks, i, unit.d == 1);
     for (Index j = 0; j < steps.count(); ++j) {
       const Index in_chunk = unit.d == 1 ? j : steps.count() - 1 - j;
       const Index t = steps.begin + in_chunk;
-      squares[t] = backward_step(unit, block, t, d_gates + in_chunk * block.count * s.gate_columns());
+      norms[t] = backward_step(unit, block, t, d_gates + in_chunk * block.count * s.gate_columns());
     }
     if (unit.run.dx[unit.d]) input_gradient(unit, block, steps, d_gates);
     weight_gradients(unit, block, steps, d_gates, first && i == 0);
@@ -256,10 +256,10 @@ void finish_gradients(const RecurrentBackward& run, const RecurrentBlocks& block
 }
 
 // The blocks' shares added in their order.
-void finish_norms(const RecurrentBackward& run, const RecurrentBlocks& blocks, const float* squares, int d) {
+void finish_norms(const RecurrentBackward& run, const RecurrentBlocks& blocks, const float* norms, int d) {
   for (Index t = 0; t < run.shape.steps; ++t) {
     double sum = 0.0;
-    for (Index b = 0; b < blocks.count; ++b) sum += static_cast<double>(squares[b * run.shape.steps + t]);
+    for (Index b = 0; b < blocks.count; ++b) sum += std::pow(static_cast<double>(norms[b * run.shape.steps + t]), 2);
     run.norms[d][t] = static_cast<float>(std::sqrt(sum));
   }
 }
@@ -284,7 +284,7 @@ void recurrent_backward(const RecurrentBackward& run) {
   for (int d = 0; d < s.directions; ++d) {
     const float* gradients = units + d * blocks.units * layout.unit.floats + layout.gradients;
     finish_gradients(run, blocks, gradients, layout.unit.floats, d);
-    finish_norms(run, blocks, run.workspace + d * layout.direction.floats + layout.squares, d);
+    finish_norms(run, blocks, run.workspace + d * layout.direction.floats + layout.norms, d);
   }
 }
 

@@ -38,5 +38,6 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
 }
 
 inline vf square_root(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
+inline vf reciprocal(vf x) { return 1.0f / x; }
 
 }  // namespace
