@@ -7,14 +7,14 @@ $ python bench/compare.py --inference --only lenet vgg-small
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import pairwise
 from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from agreement import require_close
+from networks import WORKS
 from numpy.typing import NDArray
 from timing import Step, cpu_name, format_seconds, interleave
 from twin import torch_twin
@@ -29,50 +29,6 @@ TOLERANCE = 1e-3
 CHANGE_TOLERANCE = 1e-2
 CHECKED_STEPS = 2  # momentum has no effect in the first
 OURS, NCHW, CHANNELS_LAST = "deepnet", "PyTorch NCHW", "PyTorch channels_last"
-
-
-def lenet() -> nn.Sequential:
-    """LeCun et al. 1998 in the form of today's examples."""
-    return nn.Sequential(
-        *(nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(50 * 4 * 4, 500), nn.ReLU(), nn.Linear(500, 10)),
-    )
-
-
-def vgg_small() -> nn.Sequential:
-    """Pairs of 3 x 3 convolutions, each followed by a halving (after Simonyan and Zisserman 2015)."""
-    layers: list[nn.Layer] = []
-    channels = 3
-    for filters in (64, 128, 256):
-        layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
-        layers += [nn.Conv2d(filters, filters, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-        channels = filters
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256 * 4 * 4, 512), nn.ReLU(), nn.Linear(512, 10))
-
-
-def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
-    layers: list[nn.Layer] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-class Work(NamedTuple):
-    """A network and the shape of its input."""
-
-    build: Callable[[], nn.Sequential]
-    shape: tuple[int, ...]
-    classes: int
-
-
-WORKS = {
-    "lenet": Work(lenet, (64, 1, 28, 28), 10),
-    "vgg-small": Work(vgg_small, (64, 3, 32, 32), 10),
-    "mlp 4-24-3": Work(lambda: mlp(4, 24, 3), (8, 4), 3),
-    "mlp 784-256-128-10": Work(lambda: mlp(784, 256, 128, 10), (64, 784), 10),
-}
 
 
 def main() -> None:
@@ -170,16 +126,10 @@ def _check(name: str, nets: dict[str, Any], steps: dict[str, Step]) -> None:
     }
     for who in nets.keys() - {OURS}:
         for i, (got, expected) in enumerate(zip(results[OURS], results[who], strict=True), start=1):
-            _require_close(f"{name}: result of step {i} of {who}", got, expected, TOLERANCE)
+            require_close(f"{name}: result of step {i} of {who}", got, expected, TOLERANCE)
         for key, weights in before[OURS].items():
-            _require_close(f"{name}: start of {key} of {who}", weights, before[who][key], TOLERANCE)
-            _require_close(f"{name}: change of {key} of {who}", changes[OURS][key], changes[who][key], CHANGE_TOLERANCE)
-
-
-def _require_close(what: str, got: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float) -> None:
-    error, size = float(np.linalg.norm(got - expected)), float(np.linalg.norm(expected))
-    if not error <= tolerance * size:
-        raise SystemExit(f"{what}: expected {OURS} within {tolerance} of norm {size:.3g}, got {error:.3g} off")
+            require_close(f"{name}: start of {key} of {who}", weights, before[who][key], TOLERANCE)
+            require_close(f"{name}: change of {key} of {who}", changes[OURS][key], changes[who][key], CHANGE_TOLERANCE)
 
 
 def _weights(net: Any) -> dict[str, NDArray[np.float32]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from agreement import require_close
 from timing import Step, cpu_name, format_seconds, interleave
 
 import deepnet
@@ -106,10 +106,10 @@ def _training_steps(work: Work) -> dict[str, Step]:
         return float(loss.detach())
 
     before = net.state_dict()
-    _require_close("loss", np.float32(trainer.step(x, target)), np.float32(step()))
+    require_close("loss", trainer.step(x, target), step(), TOLERANCE)
     after = {f"0.{name}": value.numpy() for name, value in twin.state_dict().items()}
     for name, value in net.state_dict().items():
-        _require_close(f"change of {name}", value - before[name], after[name] - before[name])
+        require_close(f"change of {name}", value - before[name], after[name] - before[name], TOLERANCE)
     return {OURS: lambda: trainer.step(x, target), THEIRS: step}
 
 
@@ -129,14 +129,8 @@ def _single_steps(work: Work) -> dict[str, Step]:
 
     with torch.inference_mode():
         for _ in range(3):
-            _require_close("step", layer.step(x), step().numpy())
+            require_close("step", layer.step(x), step().numpy(), TOLERANCE)
     return {OURS: lambda: layer.step(x), THEIRS: step}
-
-
-def _require_close(what: str, got: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-    error, size = float(np.linalg.norm(got - expected)), float(np.linalg.norm(expected))
-    if not error <= TOLERANCE * size:
-        raise SystemExit(f"{what}: expected {OURS} within {TOLERANCE} of norm {size:.3g}, got {error:.3g} off")
 
 
 if __name__ == "__main__":

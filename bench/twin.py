@@ -33,6 +33,8 @@ def _layer(layer: nn.Layer) -> torch.nn.Module:
         return torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     if isinstance(layer, nn.MaxPool2d):
         return torch.nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+    if isinstance(layer, nn.AvgPool2d):
+        return torch.nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
     if isinstance(layer, nn.Dropout):
         return torch.nn.Dropout(layer.p)
     if isinstance(layer, nn.ReLU):

@@ -1,0 +1,16 @@
+"""Benchmarks time only programs that compute the same; where they do not, the script ends with an error."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def require_close(what: str, got: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
+    """End the program with exit status 1 unless both have one shape and differ by that part of the norm at most."""
+    a, b = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    if a.shape != b.shape:
+        raise SystemExit(f"{what}: expected deepnet of shape {b.shape}, got {a.shape}")
+    error, size = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    if not error <= tolerance * size:
+        raise SystemExit(f"{what}: expected deepnet within {tolerance} of norm {size:.3g}, got {error:.3g} off")
