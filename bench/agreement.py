@@ -6,11 +6,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
+class Disagreement(SystemExit):
+    """Ends the program with its message and exit status 1 where nobody catches it."""
+
+
 def require_close(what: str, got: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
-    """End the program with exit status 1 unless both have one shape and differ by that part of the norm at most."""
+    """End the program unless both have one shape and differ by that part of the norm at most."""
     a, b = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     if a.shape != b.shape:
-        raise SystemExit(f"{what}: expected deepnet of shape {b.shape}, got {a.shape}")
+        raise Disagreement(f"{what}: expected deepnet of shape {b.shape}, got {a.shape}")
     error, size = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
     if not error <= tolerance * size:
-        raise SystemExit(f"{what}: expected deepnet within {tolerance} of norm {size:.3g}, got {error:.3g} off")
+        raise Disagreement(f"{what}: expected deepnet within {tolerance} of norm {size:.3g}, got {error:.3g} off")

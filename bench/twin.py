@@ -6,6 +6,8 @@ import torch
 
 from deepnet import nn
 
+SAME_NAME = (nn.Flatten, nn.GELU, nn.ReLU, nn.Sigmoid, nn.Tanh)  # and no settings
+
 
 def torch_twin(net: nn.Sequential) -> torch.nn.Sequential:
     """The network's layers in PyTorch, with initial weights that PyTorch draws from its own defaults."""
@@ -37,8 +39,9 @@ def _layer(layer: nn.Layer) -> torch.nn.Module:
         return torch.nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
     if isinstance(layer, nn.Dropout):
         return torch.nn.Dropout(layer.p)
-    if isinstance(layer, nn.ReLU):
-        return torch.nn.ReLU()
-    if isinstance(layer, nn.Flatten):
-        return torch.nn.Flatten()
+    if isinstance(layer, nn.Softmax):
+        return torch.nn.Softmax(layer.axis)
+    if type(layer) in SAME_NAME:
+        twin: torch.nn.Module = getattr(torch.nn, type(layer).__name__)()
+        return twin
     raise TypeError(f"expected a layer that has a twin, got {layer.kind}")
