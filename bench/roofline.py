@@ -30,8 +30,9 @@ def draw_roofline(path: Path, points: Sequence[Point], peak: Peak, title: str) -
     highest = max([point.intensity for point in points], default=1.0) * 2
     x = np.geomspace(min(lowest, 0.5), max(highest, 100), 200)
     axes.loglog(x, np.minimum(peak.gflops, peak.gbs * x), color="black", linewidth=1)
-    axes.text(x[-1], peak.gflops * 1.06, f"{peak.gflops:.0f} GFLOP/s", ha="right", fontsize=8)
-    axes.text(x[0], peak.gbs * x[0] * 1.6, f"{peak.gbs:.1f} GB/s", fontsize=8)
+    ridge = peak.gflops / peak.gbs
+    axes.text(ridge, peak.gflops * 1.06, f"{peak.gflops:.0f} GFLOP/s", ha="center", fontsize=8)
+    axes.text(ridge / 4, peak.gflops / 4 * 1.1, f"{peak.gbs:.1f} GB/s ", ha="right", fontsize=8)
     for kind, marker in (("product", "s"), ("forward", "^"), ("backward", "v"), ("network", "o")):
         chosen = [point for point in points if _kind(point.name) == kind]
         if chosen:

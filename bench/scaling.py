@@ -135,8 +135,11 @@ def draw(path: Path, measured: dict[str, tuple[Sequence[float], Sequence[float],
     rows = -(-len(measured) // columns)
     figure, panels = plt.subplots(rows, columns, figsize=(4 * columns, 2.8 * rows), dpi=90, squeeze=False)
     for axes, (name, (work, seconds, line)) in zip(panels.flat, measured.items(), strict=False):
-        axes.loglog(work, [line(w) * 1e3 for w in work], color="gray", linewidth=1)
-        axes.loglog(work, [t * 1e3 for t in seconds], "o", markersize=4)
+        axes.plot(work, [line(w) * 1e3 for w in work], color="gray", linewidth=1)
+        axes.plot(work, [t * 1e3 for t in seconds], "o", markersize=4)
+        if max(work) > 100 * min(work):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("GFLOP a step", fontsize=8)
         axes.set_ylabel("ms a step", fontsize=8)

@@ -60,11 +60,14 @@ def main() -> None:
     peak = Peak(options.peak, options.bandwidth) if options.peak and options.bandwidth else measure_peak(threads)
     print(f"{cpu_name()}, threads: {threads}, rounds: {options.repeats}")
     print(f"deepnet {deepnet.__version__} ({deepnet.active_isa()}), PyTorch {torch.__version__}")
+    if hasattr(os, "getloadavg"):
+        print(f"load of the last minute, before this: {os.getloadavg()[0]:.2f}")
     if peak is None:
         print("no C++ compiler to measure the machine's peak with, so no percentages: give --peak and --bandwidth")
     else:
         print(f"peak {peak.gflops:.0f} GFLOP/s, memory {peak.gbs:.1f} GB/s")
-    print(*missing(), sep="\n", flush=True)
+    for line in missing():
+        print(line)
 
     results = []
     for section in options.only or SECTIONS:
@@ -121,7 +124,7 @@ def _section(name: str, threads: int, options: argparse.Namespace, peak: Peak | 
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+    return f"| {' | '.join(cells)} |"
 
 
 def _cells(result: Result, columns: Sequence[str], peak: Peak | None) -> list[str]:
