@@ -15,6 +15,13 @@
 #include <arm_neon.h>
 #endif
 
+// All turns of the loop behind it, early enough that arrays become registers.
+#if defined(__clang__)
+#define MACHINE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define MACHINE_UNROLL _Pragma("GCC unroll 24")
+#endif
+
 namespace machine {
 
 inline double now() {
@@ -41,7 +48,7 @@ double seconds_per_call(Fn&& call, double block = 0.02, int blocks = 7) {
 }
 
 // --- multiply-adds: more sums in flight than latency times units, in the widest vectors there are -----------------
-// Each function runs `rounds` rounds and returns something that depends on all of them; fma_count: flops of a round.
+// Each function runs `rounds` rounds and returns something that depends on all of them.
 struct FmaLoop {
   const char* name;
   double flops_per_round;
@@ -50,15 +57,17 @@ struct FmaLoop {
 
 #if defined(__x86_64__) || defined(_M_X64)
 __attribute__((target("avx512f"))) inline float fma_avx512(long rounds) {
-  constexpr int sums = 24;
+  constexpr int sums = 12;
   __m512 sum[sums];
+  MACHINE_UNROLL
   for (int i = 0; i < sums; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
   const __m512 a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(0.001f);
   for (long r = 0; r < rounds; ++r) {
-#pragma GCC unroll 24
+    MACHINE_UNROLL
     for (int i = 0; i < sums; ++i) sum[i] = _mm512_fmadd_ps(sum[i], a, b);
   }
   float out[16], total = 0;
+  MACHINE_UNROLL
   for (int i = 0; i < sums; ++i) {
     _mm512_storeu_ps(out, sum[i]);
     total += out[0];
@@ -69,13 +78,15 @@ __attribute__((target("avx512f"))) inline float fma_avx512(long rounds) {
 __attribute__((target("avx2,fma"))) inline float fma_avx2(long rounds) {
   constexpr int sums = 12;
   __m256 sum[sums];
+  MACHINE_UNROLL
   for (int i = 0; i < sums; ++i) sum[i] = _mm256_set1_ps(static_cast<float>(i));
   const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(0.001f);
   for (long r = 0; r < rounds; ++r) {
-#pragma GCC unroll 12
+    MACHINE_UNROLL
     for (int i = 0; i < sums; ++i) sum[i] = _mm256_fmadd_ps(sum[i], a, b);
   }
   float out[8], total = 0;
+  MACHINE_UNROLL
   for (int i = 0; i < sums; ++i) {
     _mm256_storeu_ps(out, sum[i]);
     total += out[0];
@@ -86,13 +97,15 @@ __attribute__((target("avx2,fma"))) inline float fma_avx2(long rounds) {
 inline float fma_neon(long rounds) {
   constexpr int sums = 24;
   float32x4_t sum[sums];
+  MACHINE_UNROLL
   for (int i = 0; i < sums; ++i) sum[i] = vdupq_n_f32(static_cast<float>(i));
   const float32x4_t a = vdupq_n_f32(0.999f), b = vdupq_n_f32(0.001f);
   for (long r = 0; r < rounds; ++r) {
-#pragma GCC unroll 24
+    MACHINE_UNROLL
     for (int i = 0; i < sums; ++i) sum[i] = vfmaq_f32(b, sum[i], a);
   }
   float total = 0;
+  MACHINE_UNROLL
   for (int i = 0; i < sums; ++i) total += vgetq_lane_f32(sum[i], 0);
   return total;
 }
@@ -112,7 +125,7 @@ inline float multiply_and_add(long rounds) {
 
 inline FmaLoop widest_fma_loop() {
 #if defined(__x86_64__) || defined(_M_X64)
-  if (__builtin_cpu_supports("avx512f")) return {"avx512", 24 * 16 * 2.0, fma_avx512};
+  if (__builtin_cpu_supports("avx512f")) return {"avx512", 12 * 16 * 2.0, fma_avx512};
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {"avx2", 12 * 8 * 2.0, fma_avx2};
 #elif defined(__aarch64__) || defined(_M_ARM64)
   return {"neon", 24 * 4 * 2.0, fma_neon};
