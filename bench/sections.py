@@ -142,7 +142,7 @@ def gemm_rows(threads: int, compiled: bool, rows: str = "") -> Iterator[Row]:
 
 
 def elementwise_rows(threads: int, compiled: bool, rows: str = "") -> Iterator[Row]:
-    """Functions of one element each: inputs and outputs go through memory once."""
+    """Functions of one element each, without what backward needs: inputs and outputs go through memory once."""
     del threads, compiled
     x = _random((64, ELEMENTS // 64))
     inputs = torch.from_numpy(x)
@@ -150,6 +150,8 @@ def elementwise_rows(threads: int, compiled: bool, rows: str = "") -> Iterator[R
         if rows not in f"{name} {_times(x.shape)}":
             continue
         layer, twin = build(), torch_twin(nn.Sequential(build()))[0]
+        if not isinstance(layer, nn.Dropout):
+            layer.eval()  # nothing is kept for backward
         programs: dict[str, Step] = {
             OURS: partial(layer, x),
             NCHW: partial(twin, inputs),

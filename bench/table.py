@@ -45,6 +45,10 @@ class Result(NamedTuple):
 def main() -> None:
     """Print the tables in Markdown; a process of its own for each number of threads."""
     options = _parser().parse_args()
+    if bool(options.peak) != bool(options.bandwidth):
+        raise SystemExit("--peak and --bandwidth belong together: give both")
+    if options.peak and len(options.threads) > 1:
+        raise SystemExit("--peak and --bandwidth are those of one number of threads: give one to --threads")
     if len(options.threads) > 1:
         for threads in options.threads:
             _start_again(options, threads)
@@ -57,7 +61,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     deepnet.set_num_threads(threads)
-    peak = Peak(options.peak, options.bandwidth) if options.peak and options.bandwidth else measure_peak(threads)
+    peak = Peak(options.peak, options.bandwidth) if options.peak else measure_peak(threads)
     print(f"{cpu_name()}, threads: {threads}, rounds: {options.repeats}")
     print(f"deepnet {deepnet.__version__} ({deepnet.active_isa()}), PyTorch {torch.__version__}")
     if hasattr(os, "getloadavg"):
@@ -99,8 +103,6 @@ def _start_again(options: argparse.Namespace, threads: int) -> None:
         command.append("--no-compile")
     if options.plot and threads == max(options.threads):
         command += ["--plot", str(options.plot)]
-    if options.peak and options.bandwidth:
-        raise SystemExit("--peak and --bandwidth are those of one number of threads: give one to --threads")
     status = subprocess.run(command, check=False).returncode
     if status:
         raise SystemExit(status)
