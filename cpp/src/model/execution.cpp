@@ -109,8 +109,10 @@ void Execution::forward(const Tensor* inputs, float* output, Phase phase, const 
   bind_external(PlanBuffer::Place::output, 0, output, nullptr);
   for (Step& step : steps_) run_forward(step, phase);
   if (plan_.copy_output) {
-    const Tensor& result = this->output();
-    if (result.bytes() > 0) std::memcpy(output, result.data(), result.bytes());
+    const float* result = this->output().data();
+    parallel_for(this->output().size(), grain_for(1.0, 64), [&](Index begin, Index end) {
+      std::memcpy(output + begin, result + begin, static_cast<std::size_t>(end - begin) * sizeof(float));
+    });
   }
 }
 
