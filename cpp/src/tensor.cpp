@@ -25,7 +25,9 @@ constexpr std::size_t huge_page = std::size_t{2} << 20, huge_from = 2 * huge_pag
 constexpr std::size_t small = 4096;
 
 std::shared_ptr<void> allocate(std::size_t bytes) {
-  const auto too_much = [&] { return ValueError("[Tensor] not enough memory for " + std::to_string(bytes) + " bytes"); };
+  const auto too_much = [&] {
+    return ValueError("[Tensor] not enough memory for " + std::to_string(bytes) + " bytes");
+  };
   // Rounded up so that a vector load at the end stays inside; never 0, so that data() is never null.
   std::size_t rounded = (bytes / alignment + 1) * alignment;
   if (bytes <= small) {
