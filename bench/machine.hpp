@@ -144,7 +144,7 @@ inline void on_threads(int threads, const std::function<void(int)>& fn) {
 /// GFLOP/s of all threads together, a multiply-add counted as two.
 inline double peak_gflops(int threads) {
   const FmaLoop loop = widest_fma_loop();
-  constexpr long rounds = 1 << 20;  // tens of milliseconds less what starting threads costs
+  constexpr long rounds = 1 << 24;  // tens of milliseconds, beside which starting threads is nothing
   volatile float sink = 0;
   const double seconds = seconds_per_call([&] {
     on_threads(threads, [&](int t) {

@@ -116,6 +116,8 @@ def _section(name: str, threads: int, options: argparse.Namespace, peak: Peak | 
         with row.context():
             results.append(Result(row, interleave(row.programs, options.repeats, options.block)))
         print(f"{name}: {row.name} {row.size}", file=sys.stderr, flush=True)
+    if not results:
+        return []
     columns = list(dict.fromkeys(who for result in results for who in result.times))
     print(f"\n### {name}, threads: {threads}\n")
     print(_line([name, "size", *columns, f"best other / {OURS}", "quartiles", "speed", "of peak"]))

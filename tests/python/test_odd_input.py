@@ -143,3 +143,13 @@ def test_numbers_too_large_for_float32_are_refused():
         nn.Linear(2, 1)(np.array([[1.0, 1e300]]))
     y = nn.ReLU()(np.array([np.inf, -np.inf, 3e38, 1e-300]))
     assert_same_bits(y, np.array([np.inf, 0, 3e38, 0], np.float32))
+
+
+def test_padding_that_dwarfs_the_image():
+    """Of all rows of outputs one reaches the image, with its first tap; the others lie 2^31 floats away and more."""
+    layer = nn.Conv2d(1, 2, (9, 1), stride=(18000, 1), padding=(180000, 0), bias=False)
+    layer.weight.data[...] = 3.0
+    want = np.zeros((24, 2, 20, 800))
+    want[:, :, 10] = 3.0
+    np.testing.assert_array_equal(layer(np.ones((24, 1, 1, 800), np.float32)), want)
+    np.testing.assert_array_equal(layer.backward(np.ones(want.shape, np.float32)), np.full((24, 1, 1, 800), 6.0))

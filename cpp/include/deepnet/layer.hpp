@@ -61,9 +61,11 @@ struct Contract {
   bool makes_output = false;           ///< forward points `output`, and backward `d_inputs`, at memory of its own
   bool remembers = false;              ///< backward works from what the last forward left in the layer itself (Python)
   bool accepts_activation = false;     ///< forward can apply an Activation to its output as it writes it
-  bool selects = false;                ///< every output is one of the inputs, dE/dInput's terms are dE/dOutput's
-  bool inspectable = false;            ///< the cache holds what a user may look at after a run (see Trace)
-  Activation activation = {};          ///< set by element-wise layers that the layer before may apply for them
+  /// Every output is an element of the only input, and dE/dInput adds up elements of dE/dOutput: the derivative of an
+  /// activation before it may then be multiplied into dE/dOutput, which backward is given so.
+  bool selects = false;
+  bool inspectable = false;    ///< the cache holds what a user may look at after a run (see Trace)
+  Activation activation = {};  ///< set by element-wise layers that the layer before may apply for them
 };
 
 /// Bytes that a layer asks of its caller.

@@ -27,8 +27,7 @@ inline void transpose_block(const float* src, int64_t src_stride, float* dst, in
   }
 }
 
-// Columns of A that are contiguous: each, as it lies in one or two cache lines a tile, goes to all tiles before the
-// next ones, a few at a time.
+// Columns of A that are contiguous: a few at a time, tile by tile, so that they are read along their cache lines.
 inline void pack_a_columns(const float* src, int64_t k_stride, int64_t m, int64_t k, float* packed) {
   constexpr int64_t at_once = 8;
   const int64_t tiles = tile_count(m);
@@ -386,7 +385,7 @@ void gemm_rows(const GemmBlock* block, int64_t lda) {
   const GemmBlock& g = *block;
   const int64_t tiles = tile_count(g.m);
   const int64_t at_once = tiles == 1 ? panels_at_once(g.m) : 1;
-  for (int64_t k0 = 0; k0 < g.k; k0 += row_tile_depth) {
+  for (int64_t k0 = 0; k0 < g.k || k0 == 0; k0 += row_tile_depth) {
     const int64_t depth = g.k - k0 < row_tile_depth ? g.k - k0 : row_tile_depth;
     const float* bias = k0 + depth == g.k ? g.bias_col : nullptr;
     for (int64_t j = 0, panels; j < g.n; j += panels * GEMM_NR) {
@@ -434,7 +433,7 @@ void gemm_rows_transposed(const GemmBlock* block, int64_t lda) {
 }
 
 // One panel's columns are too few sums in flight for one row: a multiply-add's latency would count, not its throughput.
-constexpr int STEP_CHAINS = GEMM_MR > 6 ? 4 : 2, STEP_ROWS = 3;
+constexpr int STEP_CHAINS = GEMM_MR > 6 && GEMM_NV == 2 ? 4 : 2, STEP_ROWS = 3;
 
 template <int R>
 inline RowTile* step_tile_of(int64_t rows, int64_t vectors) {
@@ -446,7 +445,7 @@ void gemm_step(const GemmBlock* block, int64_t lda) {
   const GemmBlock& g = *block;
   if (g.n > GEMM_NR) return gemm_rows(block, lda);
   for (int64_t i = 0; i < g.m; i += STEP_ROWS) {
-    const TileOut out = {g.c + i * g.ldc, g.ldc, g.n, nullptr, g.bias_col, g.accumulate, 0};
+    const TileOut out = {g.c + i * g.ldc, g.ldc, g.n, nullptr, g.bias_col, g.accumulate, g.relu};
     step_tile_of<STEP_ROWS>(g.m - i, (g.n + W - 1) / W)(g.k, g.a + i * lda, lda, g.b, 0, out);
   }
 }

@@ -1,6 +1,6 @@
 // Convolution of W images at once, one in each lane: a plane is (height, width, W), the CHWN layout of Krizhevsky's
 // cuda-convnet (2012) for W images. A cell of any tap is then a whole vector where it lies; there are no columns to
-// pack, whatever stride and kernel, and what lies outside the image is left out instead of multiplied with zeros.
+// pack, whatever stride and kernel; forward and dE/dx leave out what lies outside the image.
 namespace {
 
 // R planes of outputs times V groups of images, at output column j: sum over the taps inside and the input's planes.

@@ -117,10 +117,13 @@ class Planner {
     for (PlanStep& step : plan_.steps) {
       PlanStep* next = reader[static_cast<std::size_t>(step.output)];
       const bool only_reader = next != nullptr && uses_[static_cast<std::size_t>(step.output)] == 1;
-      if (step.fused < 0 || !only_reader || next->fused >= 0 || !contract(next->node).selects) continue;
-      std::swap(step.derivative, next->derivative);
+      if (step.fused < 0 || !only_reader || next->fused >= 0 || !selects(*next)) continue;
+      next->derivative = step.derivative;
+      step.derivative = {};
     }
   }
+
+  bool selects(const PlanStep& step) const { return contract(step.node).selects && node(step.node).inputs.size() == 1; }
 
   // The last time a value is read, its aliases not counted.
   int last_read(int v) const {

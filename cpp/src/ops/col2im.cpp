@@ -27,9 +27,11 @@ void col2im_backward_data(const ConvShape& s, const float* dy, const float* weig
   const Index most_rows = std::max<Index>(cells, (1 << 17) / kernel.gemm_nr);
   Index block = std::max<Index>(1, std::min(even_piece(channels, std::max<Index>(1, most_rows / cells)), channels));
   // With a stride of 2 the even columns of dx are gathered apart from the odd ones.
-  const bool halves = s.stride_w == 2;
-  const Index half = (s.W + 1) / 2, plane = halves ? s.H * 2 * half : s.H * s.W;
-  while (block > 1 && halves && block * plane > 1 << 17) block = (block + 1) / 2;
+  constexpr Index most_apart = 1 << 17;  // floats
+  const Index half = (s.W + 1) / 2;
+  const bool halves = s.stride_w == 2 && s.H * 2 * half <= most_apart;
+  const Index plane = halves ? s.H * 2 * half : s.H * s.W;
+  while (block > 1 && halves && block * plane > most_apart) block = (block + 1) / 2;
   while (s.N * s.groups * ((channels + block - 1) / block) < 8 && block * cells >= 64 && block > 1)
     block = (block + 1) / 2;
   const Index blocks = (channels + block - 1) / block;

@@ -1,5 +1,5 @@
-// Loop order of Goto and van de Geijn (2008): A is packed once, whole; each task then owns a block of C, takes its
-// columns of B block by block of k and lets the kernel run over the packed tiles.
+// Large products in the loop order of Goto and van de Geijn (2008): A is packed once, whole; each task then owns a
+// block of C, takes its columns of B block by block of k and lets the kernel run over the packed tiles.
 #include "gemm.hpp"
 
 #include <algorithm>

@@ -65,7 +65,7 @@ Convolution backward_of(const ConvShape& s) {
   return {s.N, s.K / s.groups, s.P, s.Q, s.C / s.groups, s.H, s.W, 1, 1, s.stride_h, s.stride_w, s.R, s.S};
 }
 
-// How a convolution is cut: rows of a phase a task, and where the cells of a plane begin.
+// How a convolution is cut: rows of a phase a task, and the floats from one plane to the next.
 struct Strips {
   Index rows, count, pairs;
   Index in_plane, out_plane;  // floats
@@ -307,8 +307,10 @@ void convolve(const Convolution& c, const Plan& plan, const Strips& strips, cons
 // Whether lanes are filled and a single row fits the cache.
 bool applies(const ConvShape& s, const Convolution& c) {
   const Index row = c.in_planes * c.in_rows(1, s.dilation_h) * c.in_width + c.out_planes * c.step_h * c.out_width;
-  return fills_lanes(s) && 2 * row * lanes() <= lanes_cache && c.in_planes * s.R * s.S <= most_depth &&
-         c.phases_h() * c.phases_w() <= most_phases;
+  // Offsets of cells are kept as int32, those outside the image too.
+  const Index reach = ((s.R - 1) * s.dilation_h + s.pad_top) * c.in_width + (s.S - 1) * s.dilation_w + s.pad_left;
+  return fills_lanes(s) && reach * lanes() < Index{1} << 30 && 2 * row * lanes() <= lanes_cache &&
+         c.in_planes * s.R * s.S <= most_depth && c.phases_h() * c.phases_w() <= most_phases;
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ constexpr Index lanes_cache = (1 << 20) / 4;  ///< floats of the second-level ca
 inline Index lanes() { return kernels().vector_width; }
 inline Index image_groups(Index images) { return ceil_div(images, lanes()); }
 
-/// Whether vectors are filled: two groups of images, or the second one's half, and hardly a lane empty.
+/// Whether vectors are filled: two groups of images, or one and a half, and at most a quarter of the lanes empty.
 inline bool fills_lanes(const ConvShape& s) {
   return 2 * s.N >= 3 * lanes() && 4 * s.N >= 3 * lanes() * image_groups(s.N);
 }

@@ -259,7 +259,10 @@ void finish_gradients(const RecurrentBackward& run, const RecurrentBlocks& block
 void finish_norms(const RecurrentBackward& run, const RecurrentBlocks& blocks, const float* norms, int d) {
   for (Index t = 0; t < run.shape.steps; ++t) {
     double sum = 0.0;
-    for (Index b = 0; b < blocks.count; ++b) sum += std::pow(static_cast<double>(norms[b * run.shape.steps + t]), 2);
+    for (Index b = 0; b < blocks.count; ++b) {
+      const double norm = norms[b * run.shape.steps + t];
+      sum += norm * norm;
+    }
     run.norms[d][t] = static_cast<float>(std::sqrt(sum));
   }
 }
