@@ -61,10 +61,12 @@ void lane_product(const LaneProduct* product) {
 
 // --- dE/dW: M filters times N weights, each a dot product over outputs and images --------------------------------
 
-constexpr int LANE_M = GEMM_MR > 6 ? 4 : 3, LANE_N = GEMM_MR > 6 ? 6 : 3;
+// As many sums as registers hold; a row of them in one vector.
+constexpr int LANE_M = GEMM_MR > 6 ? 4 : 3, LANE_N = GEMM_MR <= 6 ? 3 : W < 6 ? 4 : 6;
 
 template <int M, int N>
 void lane_dots(const LaneWeights& w, const float* errors, const int32_t* offset, float* sums) {
+  static_assert(N <= W, "a row of sums is stored as one vector");
   constexpr int padded = (M * N + W - 1) / W * W;
   vf sum[padded] = {};
   vf part[M][N] = {};
