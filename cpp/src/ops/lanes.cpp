@@ -304,6 +304,22 @@ void convolve(const Convolution& c, const Plan& plan, const Strips& strips, cons
   });
 }
 
+// All groups of channels, one after the other; `planes` are the first one's.
+void convolve_groups(const ConvShape& s, const Convolution& c, bool backward, const float* weight, Index out_stride,
+                     Index in_stride, Planes planes, float* workspace) {
+  const Strips strips(c, s.dilation_h);
+  for (Index g = 0; g < s.groups; ++g) {
+    Floats memory = {workspace};
+    Plan plan = make_plan(s, c, backward, strips, memory);
+    pack_weights(c, weight, out_stride, in_stride, plan, memory);
+    convolve(c, plan, strips, planes);
+    weight += c.out_planes * c.in_planes * s.R * s.S;
+    planes.in += c.in_planes * c.in_height * c.in_width;
+    planes.out += c.out_planes * c.out_height * c.out_width;
+    if (planes.bias) planes.bias += c.out_planes;
+  }
+}
+
 // Whether lanes are filled and a single row fits the cache.
 bool applies(const ConvShape& s, const Convolution& c) {
   const Index row = c.in_planes * c.in_rows(1, s.dilation_h) * c.in_width + c.out_planes * c.step_h * c.out_width;
@@ -331,35 +347,15 @@ std::size_t lanes_backward_data_workspace(const ConvShape& s) { return plan_floa
 
 void lanes_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
                    Activation activation, float* workspace) {
-  const Convolution c = forward_of(s);
-  const Strips strips(c, s.dilation_h);
   const Index cells = s.R * s.S;
-  for (Index g = 0; g < s.groups; ++g) {
-    Floats memory = {workspace};
-    Plan plan = make_plan(s, c, false, strips, memory);
-    pack_weights(c, weight + g * c.out_planes * c.in_planes * cells, c.in_planes * cells, cells, plan, memory);
-    convolve(c, plan, strips,
-             {x + g * c.in_planes * s.H * s.W, s.C * s.H * s.W, y + g * c.out_planes * s.P * s.Q, s.K * s.P * s.Q,
-              bias ? bias + g * c.out_planes : nullptr, activation});
-  }
+  convolve_groups(s, forward_of(s), false, weight, s.C / s.groups * cells, cells,
+                  {x, s.C * s.H * s.W, y, s.K * s.P * s.Q, bias, activation}, workspace);
 }
 
 void lanes_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const Convolution c = backward_of(s);
-  const Strips strips(c, s.dilation_h);
   const Index cells = s.R * s.S;
-  for (Index g = 0; g < s.groups; ++g) {
-    Floats memory = {workspace};
-    Plan plan = make_plan(s, c, true, strips, memory);
-    pack_weights(c, weight + g * c.out_planes * c.in_planes * cells, cells, c.out_planes * cells, plan, memory);
-    convolve(c, plan, strips,
-             {dy + g * c.in_planes * s.P * s.Q,
-              s.K * s.P * s.Q,
-              dx + g * c.out_planes * s.H * s.W,
-              s.C * s.H * s.W,
-              nullptr,
-              {}});
-  }
+  convolve_groups(s, backward_of(s), true, weight, cells, s.C / s.groups * cells,
+                  {dy, s.K * s.P * s.Q, dx, s.C * s.H * s.W, nullptr, {}}, workspace);
 }
 
 }  // namespace deepnet
