@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from agreement import require_close
+from agreement import CHANGE_TOLERANCE, CHECKED_STEPS, TOLERANCE, require_close
 from networks import WORKS
 from numpy.typing import NDArray
 from timing import Step, cpu_name, format_seconds, interleave
@@ -23,11 +23,6 @@ import deepnet
 from deepnet import nn, optim
 
 LR, MOMENTUM = 0.01, 0.9
-TOLERANCE = 1e-3
-# Of what the steps change in the weights. In a deep net some ReLU or maximum falls to the other side by rounding alone:
-# in vgg-small the two layouts of PyTorch differ from each other by 0.003.
-CHANGE_TOLERANCE = 1e-2
-CHECKED_STEPS = 2  # momentum has no effect in the first
 OURS, NCHW, CHANNELS_LAST = "deepnet", "PyTorch NCHW", "PyTorch channels_last"
 
 

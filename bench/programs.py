@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from agreement import Disagreement, require_close
+from agreement import CHANGE_TOLERANCE, CHECKED_STEPS, TOLERANCE, Disagreement, require_close
 from networks import Work
 from numpy.typing import NDArray
 from timing import Step
@@ -30,11 +30,6 @@ except ImportError:
 
 Array = NDArray[np.float32]
 LR, MOMENTUM = 0.01, 0.9
-TOLERANCE = 1e-3
-# Of what the steps change in the weights. In a deep net some ReLU or maximum falls to the other side by rounding alone:
-# in vgg-small the two layouts of PyTorch differ from each other by 0.003.
-CHANGE_TOLERANCE = 1e-2
-CHECKED_STEPS = 2  # momentum has no effect in the first
 OURS, NCHW, CHANNELS_LAST, COMPILED = "deepnet", "PyTorch NCHW", "PyTorch channels_last", "torch.compile"
 ONNX, JAX = "ONNX Runtime", "JAX"
 

@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from agreement import require_close
+from agreement import TOLERANCE, require_close
 from timing import Step, cpu_name, format_seconds, interleave
 
 import deepnet
 from deepnet import nn, optim
 
 LR = 0.01
-TOLERANCE = 1e-3
 OURS, THEIRS = "deepnet", "PyTorch"
 
 

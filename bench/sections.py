@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from agreement import require_close
+from agreement import TOLERANCE, require_close
 from networks import WORKS, Cost, layer_cost, network_cost
 from numpy.typing import NDArray
-from programs import CHANNELS_LAST, JAX, NCHW, OURS, TOLERANCE, inference_programs, training_programs
+from programs import CHANNELS_LAST, JAX, NCHW, OURS, inference_programs, training_programs
 from timing import Step
 from twin import torch_twin
 
