@@ -64,6 +64,11 @@ struct Contract {
   /// Every output is an element of the only input, and dE/dInput adds up elements of dE/dOutput: the derivative of an
   /// activation before it may then be multiplied into dE/dOutput, which backward is given so.
   bool selects = false;
+  /// Whether forward and backward take images in lanes (ops/layout.hpp) as well as (N, C, H, W): they are then given,
+  /// and asked for, tensors of shape (groups, H, W, C, lanes) in the place of every one of shape (N, C, H, W).
+  /// `follows`: where the input is so already.
+  enum class Lanes : std::uint8_t { no, follows, prefers };
+  Lanes lanes = Lanes::no;
   bool inspectable = false;    ///< the cache holds what a user may look at after a run (see Trace)
   Activation activation = {};  ///< set by element-wise layers that the layer before may apply for them
 };

@@ -58,38 +58,39 @@ struct ConvGather {
   int64_t taps;  // kernel cells; column rows are ordered (c, t)
   const int32_t* tap_h;
   const int32_t* tap_w;
+  // winograd.inl alone: of images in lanes (lanes.inl), the floats from one cell to the next; else 0. `image_stride` is
+  // then from one group of images to the next, and pixels are numbered (group, p, q, lane).
+  int64_t cell_stride;
 };
 
-// One row of outputs of a convolution on images in lanes, see lanes.inl. Planes are (height, width, vector_width).
+// A row of outputs of a convolution on images in lanes, (height, width, channels, vector_width); see lanes.inl.
 struct LaneProduct {
-  int64_t rows;         // planes of outputs
-  int64_t depth;        // products of one output that has all its taps
-  const float* weight;  // rows x depth, packed by pack_a; product k of tap row r, tap column s, input plane c
-  const float* bias;    // one a plane; or null
+  int64_t rows;         // channels of the output
+  const float* weight;  // rows x (tap row, tap column, channel), packed by pack_a
+  const float* bias;    // one a row; or null
   int relu;
-  int64_t planes, taps_w;       // k = (r * taps_w + s) * planes + c
+  int64_t channels, taps_h, taps_w;
   int64_t first_row, last_row;  // tap rows inside the image: [first_row, last_row)
   const int32_t* inside;        // of every output the tap columns inside, first and behind the last
-  const float* cells;           // the first output's cells: product k reads the vector at cells + offset[k]
-  const int32_t* offset;
-  int64_t step;    // from one output's cells to the next one's
-  int64_t groups;  // of images, 1 or 2; the distances between them:
-  int64_t cells_group, out_group;
+  const float* cells;  // tap (r, s) of the first output reads `channels` vectors at cells + offset[r * taps_w + s]
+  const int64_t* offset;
+  int joined;     // one tap's vectors begin where the last one's end, along a row
+  int64_t step;   // from one output's cells to the next one's
   int64_t width;  // outputs
-  float* out;
-  int64_t out_step, out_plane;
+  float* out;     // row k of the first output at out + k * vector_width
+  int64_t out_step;
 };
 
-// The weights' gradients of a convolution on one group of images in lanes.
+// Gradients of the weights that a run of cells meets, from one group of images in lanes.
 struct LaneWeights {
-  int64_t rows, columns;  // filters, weights of a filter
-  const float* errors;    // dE/dy, `rows` planes (height, width, vector_width)
-  int64_t error_plane;    // from one to the next
+  int64_t rows;  // vectors of the run
+  int64_t filters;
+  const float* errors;  // dE/dy packed by pack_b: row (output, image), column filter, `depth` deep
+  int64_t depth, error_row_step;
   int64_t height, width;
-  const float* cells;  // of weight k and output (p, q) at cells + p * row_step + q * step + offset[k]
-  const int32_t* offset;
+  const float* cells;  // of row i and output (p, q) at cells + p * row_step + q * step + i * vector_width
   int64_t row_step, step;
-  float* sums;  // rows x columns
+  float* sums;  // rows x filters
   int accumulate;
 };
 

@@ -1,122 +1,204 @@
-// Convolution of W images at once, one in each lane: a plane is (height, width, W), the CHWN layout of Krizhevsky's
-// cuda-convnet (2012) for W images. A cell of any tap is then a whole vector where it lies; there are no columns to
-// pack, whatever stride and kernel; forward and dE/dx leave out what lies outside the image.
+// Convolution of W images at once, one in each lane: a cell of such images is one vector a channel, cell after cell,
+// the layout (height, width, channels, W). cuda-convnet (Krizhevsky 2012) put images last too, behind channels apart.
+// The cells under a row of taps are then one run of vectors where they lie: there are no columns to pack and nothing
+// to shuffle, whatever stride and kernel, and taps outside the image are left out.
 namespace {
 
-// R planes of outputs times V groups of images, at output column j: sum over the taps inside and the input's planes.
+// R channels of V outputs, p.step apart: the sum over the taps [first, last) of every tap row inside, and all channels.
 template <int R, int V>
-void lane_tile(const LaneProduct& p, const float* __restrict weight, int64_t j, const float* bias, float* out) {
+void lane_tile(const LaneProduct& p, const float* __restrict weight, const float* cells, int64_t first, int64_t last,
+               const float* bias, float* out) {
   vf sum[R][V] = {};
-  const float* cells = p.cells + j * p.step;
-  const int64_t first = p.inside[2 * j], last = p.inside[2 * j + 1];
-  const bool whole_rows = first == 0 && last == p.taps_w;
+  const int64_t run = p.joined ? (last - first) * p.channels : p.channels, taps_a_run = p.joined ? last - first : 1;
   for (int64_t r = p.first_row; r < p.last_row; ++r) {
-    const int64_t begin = (r * p.taps_w + first) * p.planes;
-    if (whole_rows) r = p.last_row - 1;
-    const int64_t end = (r * p.taps_w + last) * p.planes;
-    for (int64_t k = begin; k < end; ++k) {
-      const float* at = cells + p.offset[k];
-      vf cell[V];
+    for (int64_t s = first; s < last; s += taps_a_run) {
+      const float* at = cells + p.offset[r * p.taps_w + s];
+      const float* w = weight + (r * p.taps_w + s) * p.channels * R;
+      for (int64_t i = 0; i < run; ++i, at += W, w += R) {
+        vf cell[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) cell[v] = load(at + v * p.cells_group);
+        for (int v = 0; v < V; ++v) cell[v] = load(at + v * p.step);
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        const vf left = broadcast(weight[k * R + i]);
+        for (int k = 0; k < R; ++k) {
+          const vf left = broadcast(w[k]);
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[i][v] = fma(left, cell[v], sum[i][v]);
+          for (int v = 0; v < V; ++v) sum[k][v] = fma(left, cell[v], sum[k][v]);
+        }
       }
     }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
+  for (int k = 0; k < R; ++k) {
+    const vf shift = bias ? broadcast(bias[k]) : vf{};
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      vf value = sum[i][v];
-      if (bias) value += broadcast(bias[i]);
+      vf value = sum[k][v] + shift;
       if (p.relu) value = select(value < vf{}, vf{}, value);  // NaN stays
-      store(out + i * p.out_plane + v * p.out_group, value);
+      store(out + k * W + v * p.out_step, value);
     }
   }
 }
 
-typedef void LaneTile(const LaneProduct& p, const float* weight, int64_t j, const float* bias, float* out);
+typedef void LaneTile(const LaneProduct& p, const float* weight, const float* cells, int64_t first, int64_t last,
+                      const float* bias, float* out);
 
-template <int R>
-inline LaneTile* lane_tile_of(int64_t rows, int64_t groups) {
-  if (rows < R) return lane_tile_of<(R > 1 ? R - 1 : 1)>(rows, groups);
-  return groups == 1 ? lane_tile<R, 1> : lane_tile<R, 2>;
+template <int R, int V>
+inline LaneTile* lane_tile_of(int64_t rows) {
+  if (rows < R) return lane_tile_of<(R > 1 ? R - 1 : 1), V>(rows);
+  return lane_tile<R, V>;
 }
 
 void lane_product(const LaneProduct* product) {
   const LaneProduct& p = *product;
   const int64_t tiles = tile_count(p.rows);
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    const int64_t first = tile_start(p.rows, tiles, tile), rows = tile_start(p.rows, tiles, tile + 1) - first;
-    LaneTile* run = lane_tile_of<GEMM_MR>(rows, p.groups);
-    const float* bias = p.bias ? p.bias + first : nullptr;
-    for (int64_t j = 0; j < p.width; ++j)
-      run(p, p.weight + first * p.depth, j, bias, p.out + first * p.out_plane + j * p.out_step);
+    const int64_t row = tile_start(p.rows, tiles, tile), rows = tile_start(p.rows, tiles, tile + 1) - row;
+    LaneTile *one = lane_tile_of<GEMM_MR, 1>(rows), *two = lane_tile_of<GEMM_MR, 2>(rows);
+    const float* weight = p.weight + row * p.taps_h * p.taps_w * p.channels;
+    const float* bias = p.bias ? p.bias + row : nullptr;
+    for (int64_t j = 0; j < p.width;) {
+      const int32_t* inside = p.inside + 2 * j;
+      const bool pair = j + 1 < p.width && inside[0] == inside[2] && inside[1] == inside[3];
+      (pair ? two : one)(p, weight, p.cells + j * p.step, inside[0], inside[1], bias, p.out + row * W + j * p.out_step);
+      j += pair ? 2 : 1;
+    }
   }
 }
 
-// --- dE/dW: M filters times N weights, each a dot product over outputs and images --------------------------------
+// --- dE/dW: cells, a scalar an image, times errors whose vectors run along filters --------------------------------
 
-// As many sums as registers hold; a row of them in one vector.
-constexpr int LANE_M = GEMM_MR > 6 ? 4 : 3, LANE_N = GEMM_MR <= 6 ? 3 : W < 6 ? 4 : 6;
-
-template <int M, int N>
-void lane_dots(const LaneWeights& w, const float* errors, const int32_t* offset, float* sums) {
-  static_assert(N <= W, "a row of sums is stored as one vector");
-  constexpr int padded = (M * N + W - 1) / W * W;
-  vf sum[padded] = {};
-  vf part[M][N] = {};
+// R cells of a run times V vectors of filters, summed over outputs and images.
+template <int R, int V>
+void lane_outer(const LaneWeights& w, const float* __restrict cells, const float* __restrict errors, int64_t filters,
+                float* sums) {
+  vf sum[R][V] = {};
   for (int64_t p = 0; p < w.height; ++p) {
-    const float* e = errors + p * w.width * W;
-    const float* cells[N];
-    for (int n = 0; n < N; ++n) cells[n] = w.cells + p * w.row_step + offset[n];
-    for (int64_t q = 0, at = 0; q < w.width; ++q, at += w.step) {
-      vf error[M];
-#pragma GCC unroll 4
-      for (int m = 0; m < M; ++m) error[m] = load(e + q * W + m * w.error_plane);
-#pragma GCC unroll 6
-      for (int n = 0; n < N; ++n) {
-        const vf cell = load(cells[n] + at);
-#pragma GCC unroll 4
-        for (int m = 0; m < M; ++m) part[m][n] = fma(error[m], cell, part[m][n]);
+    const float* at = cells + p * w.row_step;
+    const float* error = errors + p * w.error_row_step;
+    for (int64_t q = 0; q < w.width; ++q, at += w.step) {
+#pragma GCC unroll 2
+      for (int lane = 0; lane < W; ++lane, error += GEMM_NR) {
+        vf row[V];
+#pragma GCC unroll 3
+        for (int v = 0; v < V; ++v) row[v] = load(error + v * W);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+          const vf cell = broadcast(at[i * W + lane]);
+#pragma GCC unroll 3
+          for (int v = 0; v < V; ++v) sum[i][v] = fma(cell, row[v], sum[i][v]);
+        }
       }
     }
   }
-  for (int m = 0; m < M; ++m)
-    for (int n = 0; n < N; ++n) sum[m * N + n] = part[m][n];
-  float total[padded + W];  // and what a whole vector reads behind the last
-  for (int i = 0; i < M * N; i += W) store(total + i, fold_rows(sum + i));
-  for (int m = 0; m < M; ++m) {
-    float* to = sums + m * w.columns;
-    const vf row = load(total + m * N);
-    store_first(to, N, w.accumulate ? row + load_first(to, N) : row);
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    float* to = sums + i * w.filters;
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v)
+      store_first(to + v * W, filters - v * W,
+                  w.accumulate ? sum[i][v] + load_first(to + v * W, filters - v * W) : sum[i][v]);
   }
 }
 
-typedef void LaneDots(const LaneWeights& w, const float* errors, const int32_t* offset, float* sums);
+typedef void LaneOuter(const LaneWeights& w, const float* cells, const float* errors, int64_t filters, float* sums);
 
-template <int M, int N>
-inline LaneDots* lane_dots_of(int64_t rows, int64_t columns) {
-  if (rows < M) return lane_dots_of<(M > 1 ? M - 1 : 1), N>(rows, columns);
-  if (columns < N) return lane_dots_of<M, (N > 1 ? N - 1 : 1)>(rows, columns);
-  return lane_dots<M, N>;
+template <int R>
+inline LaneOuter* lane_outer_of(int64_t rows, int64_t vectors) {
+  if (rows < R) return lane_outer_of<(R > 1 ? R - 1 : 1)>(rows, vectors);
+  if (vectors == 1) return lane_outer<R, 1>;
+  if (vectors == 2) return lane_outer<R, (GEMM_NV < 2 ? GEMM_NV : 2)>;
+  return lane_outer<R, GEMM_NV>;
 }
 
 void lane_weights(const LaneWeights* weights) {
   const LaneWeights& w = *weights;
-  const int64_t across = (w.columns + LANE_N - 1) / LANE_N, down = (w.rows + LANE_M - 1) / LANE_M;
-  for (int64_t i = 0; i < down; ++i) {
-    const int64_t row = tile_start(w.rows, down, i), rows = tile_start(w.rows, down, i + 1) - row;
-    for (int64_t j = 0; j < across; ++j) {
-      const int64_t column = tile_start(w.columns, across, j);
-      const int64_t columns = tile_start(w.columns, across, j + 1) - column;
-      lane_dots_of<LANE_M, LANE_N>(rows, columns)(w, w.errors + row * w.error_plane, w.offset + column,
-                                                  w.sums + row * w.columns + column);
+  const int64_t tiles = tile_count(w.rows);
+  for (int64_t k = 0; k < w.filters; k += GEMM_NR) {
+    const int64_t filters = w.filters - k < GEMM_NR ? w.filters - k : GEMM_NR;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t row = tile_start(w.rows, tiles, tile), rows = tile_start(w.rows, tiles, tile + 1) - row;
+      lane_outer_of<GEMM_MR>(rows, (filters + W - 1) / W)(w, w.cells + row * W, w.errors + k * w.depth, filters,
+                                                          w.sums + row * w.filters + k);
     }
+  }
+}
+
+// --- pooling: windows as in pool.inl, a vector a channel --------------------------------------------------------
+
+// Calls cell(r, s) for the window's cells inside, in row-major order, with their row and column in the image.
+template <class Cell>
+inline void for_window(const Pool2dShape& s, int64_t p, int64_t q, Cell cell) {
+  const int64_t top = p * s.stride_h - s.pad_h, left = q * s.stride_w - s.pad_w;
+  const int64_t bottom = top + s.kernel_h < s.height ? top + s.kernel_h : s.height;
+  const int64_t right = left + s.kernel_w < s.width ? left + s.kernel_w : s.width;
+  for (int64_t h = top < 0 ? 0 : top; h < bottom; ++h)
+    for (int64_t w = left < 0 ? 0 : left; w < right; ++w) cell(h, w);
+}
+
+void lane_max_pool(const Pool2dShape* shape, int64_t channels, int64_t p, const float* x, float* y, int32_t* position) {
+  const Pool2dShape& s = *shape;
+  for (int64_t q = 0; q < s.out_width; ++q) {
+    for (int64_t c = 0; c < channels; ++c) {
+      vf best = {};
+      vi place = {};
+      bool first = true;
+      for_window(s, p, q, [&](int64_t h, int64_t w) {
+        const vf value = load(x + ((h * s.width + w) * channels + c) * W);
+        const vi here = broadcast_int((int32_t)(h * s.width + w));
+        const vi wins = first ? broadcast_int(-1) : (value > best) | is_nan(value);
+        best = select(wins, value, best);
+        place = wins ? here : place;
+        first = false;
+      });
+      const int64_t to = ((p * s.out_width + q) * channels + c) * W;
+      store(y + to, best);
+      if (position) store_int(position + to, place);
+    }
+  }
+}
+
+void lane_max_pool_backward(const Pool2dShape* shape, int64_t channels, int64_t p, const float* dy,
+                            const int32_t* position, float* dx) {
+  const Pool2dShape& s = *shape;
+  const bool overlap = s.stride_h < s.kernel_h || s.stride_w < s.kernel_w;
+  for (int64_t q = 0; q < s.out_width; ++q) {
+    const int64_t from = (p * s.out_width + q) * channels * W;
+    for_window(s, p, q, [&](int64_t h, int64_t w) {
+      const vi here = broadcast_int((int32_t)(h * s.width + w));
+      float* to = dx + (h * s.width + w) * channels * W;
+      for (int64_t i = 0; i < channels * W; i += W) {
+        const vf won = (vf)((vi)load(dy + from + i) & (load_int(position + from + i) == here));
+        store(to + i, overlap ? load(to + i) + won : won);
+      }
+    });
+  }
+}
+
+void lane_avg_pool(const Pool2dShape* shape, int64_t channels, int64_t p, const float* x, float* y) {
+  const Pool2dShape& s = *shape;
+  const vf share = broadcast(1.0f / (float)(s.kernel_h * s.kernel_w));
+  for (int64_t q = 0; q < s.out_width; ++q) {
+    for (int64_t c = 0; c < channels; ++c) {
+      vf sum = {};
+      for_window(s, p, q, [&](int64_t h, int64_t w) { sum += load(x + ((h * s.width + w) * channels + c) * W); });
+      store(y + ((p * s.out_width + q) * channels + c) * W, share * sum);
+    }
+  }
+}
+
+void lane_avg_pool_backward(const Pool2dShape* shape, int64_t channels, int64_t p, const float* dy, float* dx) {
+  const Pool2dShape& s = *shape;
+  const vf share = broadcast(1.0f / (float)(s.kernel_h * s.kernel_w));
+  const bool overlap = s.stride_h < s.kernel_h || s.stride_w < s.kernel_w;
+  for (int64_t q = 0; q < s.out_width; ++q) {
+    const float* error = dy + (p * s.out_width + q) * channels * W;
+    for_window(s, p, q, [&](int64_t h, int64_t w) {
+      float* to = dx + (h * s.width + w) * channels * W;
+      for (int64_t i = 0; i < channels * W; i += W) {
+        const vf part = share * load(error + i);
+        store(to + i, overlap ? load(to + i) + part : part);
+      }
+    });
   }
 }
 

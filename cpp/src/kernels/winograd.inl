@@ -60,6 +60,33 @@ struct TileCells {
   }
 };
 
+// The same of images in lanes: a vector of columns is one tile of W images.
+template <int S>
+struct LaneTileCells {
+  const float* corner;
+  int64_t h, w;
+  bool inside;
+  const ConvGather& g;
+
+  LaneTileCells(const ConvGather& gather, int64_t j, int64_t) : g(gather) {
+    const int64_t tile = j / W, row = tile / g.out_width;
+    h = row % g.out_height * g.stride_h + g.tap_h[0];
+    w = tile % g.out_width * g.stride_w + g.tap_w[0];
+    corner = g.image + row / g.out_height * g.image_stride + (h * g.width + w) * g.cell_stride;
+    inside = h >= 0 && w >= 0 && h + S <= g.height && w + S <= g.width;
+  }
+
+  void load(int64_t channel, vf* cell) const {
+    const float* at = corner + channel * W;
+    for (int r = 0; r < S; ++r) {
+      for (int c = 0; c < S; ++c) {
+        const bool here = inside || (h + r >= 0 && h + r < g.height && w + c >= 0 && w + c < g.width);
+        cell[r * S + c] = here ? ::load(at + (r * g.width + c) * g.cell_stride) : vf{};
+      }
+    }
+  }
+};
+
 // Along one axis, in place: x0, x1, x2, x3 of B^T x.
 inline void input_axis(vf& x0, vf& x1, vf& x2, vf& x3) {
   const vf a = x0 - x2, b = x1 + x2, c = x2 - x1, d = x1 - x3;
@@ -67,15 +94,25 @@ inline void input_axis(vf& x0, vf& x1, vf& x2, vf& x3) {
 }
 
 // B^T d B of all channels and n <= W tiles from j; channel c's element i at out + i * patch_stride + c * out_stride.
-inline void transform_tiles(const ConvGather& g, int64_t channels, int64_t j, int64_t n, float* out, int64_t out_stride,
-                            int64_t patch_stride) {
-  const TileCells<4> cells(g, j, n);
+template <class Cells>
+inline void transform_tiles_of(const ConvGather& g, int64_t channels, int64_t j, int64_t n, float* out,
+                               int64_t out_stride, int64_t patch_stride) {
+  const Cells cells(g, j, n);
   for (int64_t channel = 0; channel < channels; ++channel, out += out_stride) {
     vf x[PATCH];
     cells.load(channel, x);
     for (int c = 0; c < 4; ++c) input_axis(x[c], x[4 + c], x[8 + c], x[12 + c]);
     for (int r = 0; r < 4; ++r) input_axis(x[4 * r], x[4 * r + 1], x[4 * r + 2], x[4 * r + 3]);
     for (int i = 0; i < PATCH; ++i) store(out + i * patch_stride, x[i]);
+  }
+}
+
+inline void transform_tiles(const ConvGather& g, int64_t channels, int64_t j, int64_t n, float* out, int64_t out_stride,
+                            int64_t patch_stride) {
+  if (g.cell_stride) {
+    transform_tiles_of<LaneTileCells<4>>(g, channels, j, n, out, out_stride, patch_stride);
+  } else {
+    transform_tiles_of<TileCells<4>>(g, channels, j, n, out, out_stride, patch_stride);
   }
 }
 
@@ -123,7 +160,7 @@ void winograd_pack_weight(const float* weight, int64_t row_stride, int64_t k_str
   }
 }
 
-// A^T m A of W tiles: two rows of 2 W pixels, a row two vectors.
+// A^T m A of W tiles: the 2 x 2 pixels of each, row by row.
 inline void transform_output(const float* m, int64_t patch_stride, vf bias, bool relu, vf* pixels) {
   vf x[PATCH], s[2][4];
   for (int i = 0; i < PATCH; ++i) x[i] = load(m + i * patch_stride);
@@ -137,19 +174,37 @@ inline void transform_output(const float* m, int64_t patch_stride, vf bias, bool
       even = select(even < vf{}, vf{}, even);  // NaN stays
       odd = select(odd < vf{}, vf{}, odd);
     }
-    interleave(even, odd, pixels + 2 * r, AllLanes());
+    pixels[2 * r] = even;
+    pixels[2 * r + 1] = odd;
+  }
+}
+
+void winograd_lane_output(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, const float* products, int64_t ld,
+                          int64_t patch_stride, const float* bias, int relu, float* y) {
+  for (int64_t j = 0; j < n; j += W) {
+    const LaneTileCells<2> tile(g, j0 + j, W);
+    float* corner = y + (tile.corner - g.image);
+    for (int64_t k = 0; k < rows; ++k) {
+      vf pixels[4];
+      transform_output(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
+      for (int i = 0; i < 4; ++i)
+        if (tile.inside || (tile.h + i / 2 < g.height && tile.w + i % 2 < g.width))
+          store(corner + (i / 2 * g.width + i % 2) * g.cell_stride + k * W, pixels[i]);
+    }
   }
 }
 
 void winograd_output(const ConvGather* tiles, int64_t rows, int64_t j0, int64_t n, const float* products, int64_t ld,
                      int64_t patch_stride, const float* bias, int relu, float* y) {
   const ConvGather& g = *tiles;
+  if (g.cell_stride) return winograd_lane_output(g, rows, j0, n, products, ld, patch_stride, bias, relu, y);
   for (int64_t j = 0; j < n; j += W) {
     RowRun run[W];
     const int runs = split_runs(g, j0 + j, n - j < W ? n - j : W, run);
     for (int64_t k = 0; k < rows; ++k) {
-      vf pixels[4];
-      transform_output(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
+      vf tile[4], pixels[4];
+      transform_output(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, tile);
+      for (int r = 0; r < 4; r += 2) interleave(tile[r], tile[r + 1], pixels + r, AllLanes());
       float lanes[2][4 * W];
       if (runs > 1)
         for (int i = 0; i < 4; ++i) store(lanes[i / 2] + i % 2 * W, pixels[i]);
@@ -174,8 +229,9 @@ inline void error_axis(vf e0, vf e1, vf* out, int step) {
   out[3 * step] = -e1;
 }
 
-void winograd_pack_errors(const ConvGather* gather, int64_t filters, int64_t j0, int64_t n, float* packed,
-                          int64_t patch_stride) {
+template <class Cells>
+inline void pack_errors_of(const ConvGather& g, int64_t filters, int64_t j0, int64_t n, float* packed,
+                           int64_t patch_stride) {
   vf patch[PATCH][W];
   for (int64_t k0 = 0; k0 < filters; k0 += W) {
     const int64_t here = filters - k0 < W ? filters - k0 : W;
@@ -184,7 +240,7 @@ void winograd_pack_errors(const ConvGather* gather, int64_t filters, int64_t j0,
       for (int64_t k = here; k < W; ++k) patch[e][k] = vf{};
     for (int64_t j = 0; j < n; j += W) {
       const int64_t lanes = n - j < W ? n - j : W;
-      const TileCells<2> cells(*gather, j0 + j, lanes);
+      const Cells cells(g, j0 + j, lanes);
       for (int64_t k = 0; k < here; ++k) {
         vf error[4], half[8], full[PATCH];
         cells.load(k0 + k, error);
@@ -204,6 +260,15 @@ void winograd_pack_errors(const ConvGather* gather, int64_t filters, int64_t j0,
       for (int64_t more = k0 % GEMM_NR + W; more < GEMM_NR; more += W)
         for (int e = 0; e < PATCH; ++e)
           for (int64_t t = 0; t < n; ++t) store(panel - k0 % GEMM_NR + more + e * patch_stride + t * GEMM_NR, vf{});
+  }
+}
+
+void winograd_pack_errors(const ConvGather* gather, int64_t filters, int64_t j0, int64_t n, float* packed,
+                          int64_t patch_stride) {
+  if (gather->cell_stride) {
+    pack_errors_of<LaneTileCells<2>>(*gather, filters, j0, n, packed, patch_stride);
+  } else {
+    pack_errors_of<TileCells<2>>(*gather, filters, j0, n, packed, patch_stride);
   }
 }
 

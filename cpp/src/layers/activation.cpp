@@ -68,6 +68,7 @@ Contract ActivationLayer::contract() const {
   c.backward_needs_input = saves_input(activation_);
   c.backward_needs_output = !c.backward_needs_input;
   c.in_place = true;
+  c.lanes = Contract::Lanes::follows;
   c.activation = activation_;
   return c;
 }

@@ -6,6 +6,8 @@
 
 #include "../config.hpp"
 #include "../ops/convolution.hpp"
+#include "../ops/lanes.hpp"
+#include "../ops/layout.hpp"
 #include "common.hpp"
 
 namespace deepnet {
@@ -81,6 +83,9 @@ Config Conv2d::config() const {
 Contract Conv2d::contract() const {
   Contract c;
   c.accepts_activation = true;
+  const Index kernel = kernel_size.h * kernel_size.w, most = std::max(in_channels, out_channels);
+  if (options.groups == 1 && lanes_can_multiply(most * kernel, options.stride.h, options.stride.w))
+    c.lanes = Contract::Lanes::prefers;
   return c;
 }
 
@@ -111,11 +116,25 @@ Shape Conv2d::output_shape(const std::vector<Shape>& inputs) const {
 }
 
 ConvShape Conv2d::geometry(const Shape& input) const {
-  const Shape y = output_shape({input});
+  const Shape x = image_shape(input), y = output_shape({x});
   const Padding pad = padding();
-  return {input[0],           input[1], input[2], input[3],         out_channels,     kernel_size.h,
-          kernel_size.w,      y[2],     y[3],     options.stride.h, options.stride.w, options.dilation.h,
-          options.dilation.w, pad.top,  pad.left, options.groups};
+  return {x[0],
+          x[1],
+          x[2],
+          x[3],
+          out_channels,
+          kernel_size.h,
+          kernel_size.w,
+          y[2],
+          y[3],
+          options.stride.h,
+          options.stride.w,
+          options.dilation.h,
+          options.dilation.w,
+          pad.top,
+          pad.left,
+          options.groups,
+          is_in_lanes(input)};
 }
 
 Memory Conv2d::memory(const std::vector<Shape>& inputs, bool) const {
@@ -139,8 +158,8 @@ void Conv2d::backward(const BackwardCall& call) {
   if (call.d_inputs[0].defined()) {
     conv_backward_data(shape, dy, weight->data.data(), call.d_inputs[0].data(), workspace);
   }
-  conv_backward_weight(shape, call.inputs[0].data(), dy, weight->grad().data(), call.accumulate, workspace);
-  if (bias) conv_backward_bias(shape, dy, bias->grad().data(), call.accumulate);
+  conv_backward_weight(shape, call.inputs[0].data(), dy, weight->grad().data(), bias ? bias->grad().data() : nullptr,
+                       call.accumulate, workspace);
 }
 
 NamedParameters Conv2d::parameters() const {

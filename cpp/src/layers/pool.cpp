@@ -6,6 +6,7 @@
 
 #include "../config.hpp"
 #include "../dispatch.hpp"
+#include "../ops/layout.hpp"
 #include "../parallel.hpp"
 #include "common.hpp"
 
@@ -53,9 +54,43 @@ LayerPtr make_pool(const char* kind, const Config& config) {
   return std::make_shared<Pool>(config_pair(config, kind, "kernel_size"), stride, config_pair(config, kind, "padding"));
 }
 
-Pool2dShape plane_shape(const Pool2d& pool, const Shape& x, const Shape& y) {
+Pool2dShape plane_shape(const Pool2d& pool, const Shape& x_shape, const Shape& y_shape) {
+  const Shape x = image_shape(x_shape), y = image_shape(y_shape);
   return {x[2],          x[3],          y[2],           y[3],          pool.kernel_size.h, pool.kernel_size.w,
           pool.stride.h, pool.stride.w, pool.padding.h, pool.padding.w};
+}
+
+// Of images in lanes: calls fn(p, x's first element, y's) for every row p of windows of every group of images.
+template <class Fn>
+void for_lane_rows(const Pool2dShape& shape, const Shape& x, Fn fn) {
+  const Index row = shape.width * x[3] * x[4], x_size = shape.height * row;
+  const Index y_size = shape.out_height * shape.out_width * x[3] * x[4], rows = shape.out_height;
+  parallel_for(x[0] * rows, grain_for(static_cast<double>(shape.stride_h * row)), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) fn(i % rows, i / rows * x_size, i / rows * y_size);
+  });
+}
+
+// The same for backward, which adds up in the cells of overlapping windows, and sets those that none covers to 0.
+template <class Fn>
+void for_lane_rows_backward(const Pool2dShape& shape, Tensor& dx, Fn fn) {
+  const Shape& x = dx.shape();
+  const bool overlap = shape.stride_h < shape.kernel_h || shape.stride_w < shape.kernel_w;
+  const bool covered = shape.stride_h == shape.kernel_h && shape.stride_w == shape.kernel_w &&
+                       shape.out_height * shape.stride_h >= shape.height + shape.pad_h &&
+                       shape.out_width * shape.stride_w >= shape.width + shape.pad_w;
+  const Index group = x.size(1, 5);
+  const auto clear = [&](Index at, Index floats) { std::fill_n(dx.data() + at, floats, 0.0f); };
+  if (!overlap) {
+    if (!covered) parallel_for(dx.size(), grain_for(0.5, 64), [&](Index a, Index b) { clear(a, b - a); });
+    return for_lane_rows(shape, x, fn);
+  }
+  const Index y_size = shape.out_height * shape.out_width * x[3] * x[4];
+  parallel_for(x[0], grain_for(static_cast<double>(2 * group)), [&](Index begin, Index end) {
+    for (Index g = begin; g < end; ++g) {
+      clear(g * group, group);
+      for (Index p = 0; p < shape.out_height; ++p) fn(p, g * group, g * y_size);
+    }
+  });
 }
 
 // Calls fn with the first elements of x and y of every plane (n, c).
@@ -107,6 +142,7 @@ LayerPtr MaxPool2d::from_config(const Config& config) { return make_pool<MaxPool
 Contract MaxPool2d::contract() const {
   Contract c;
   c.backward_needs_input = false;
+  c.lanes = Contract::Lanes::follows;
   c.selects = true;
   c.inspectable = true;
   return c;
@@ -114,7 +150,7 @@ Contract MaxPool2d::contract() const {
 
 Memory MaxPool2d::memory(const std::vector<Shape>& inputs, bool) const {
   Memory m;
-  m.cache = static_cast<std::size_t>(output_shape(inputs).size()) * sizeof(std::int32_t);
+  m.cache = static_cast<std::size_t>(output_shape({image_shape(inputs[0])}).size()) * sizeof(std::int32_t);
   return m;
 }
 
@@ -124,6 +160,11 @@ void MaxPool2d::forward(const ForwardCall& call) const {
   const float* x = call.inputs[0].data();
   float* y = call.output->data();
   std::int32_t* position = static_cast<std::int32_t*>(call.cache);
+  if (is_in_lanes(x_shape)) {
+    return for_lane_rows(shape, x_shape, [&](Index p, Index x_at, Index y_at) {
+      kernels().lane_max_pool(&shape, x_shape[3], p, x + x_at, y + y_at, position ? position + y_at : nullptr);
+    });
+  }
   for_planes(shape, x_shape, [&](Index x_at, Index y_at) {
     kernels().max_pool(&shape, x + x_at, y + y_at, position ? position + y_at : nullptr);
   });
@@ -136,6 +177,11 @@ void MaxPool2d::backward(const BackwardCall& call) {
   const float* dy = call.d_output->data();
   float* dx = call.d_inputs[0].data();
   const std::int32_t* position = static_cast<const std::int32_t*>(call.cache);
+  if (is_in_lanes(x_shape)) {
+    return for_lane_rows_backward(shape, call.d_inputs[0], [&](Index p, Index x_at, Index y_at) {
+      kernels().lane_max_pool_backward(&shape, x_shape[3], p, dy + y_at, position + y_at, dx + x_at);
+    });
+  }
   for_planes(shape, x_shape, [&](Index x_at, Index y_at) {
     kernels().max_pool_backward(&shape, dy + y_at, position + y_at, dx + x_at);
   });
@@ -150,6 +196,7 @@ LayerPtr AvgPool2d::from_config(const Config& config) { return make_pool<AvgPool
 Contract AvgPool2d::contract() const {
   Contract c;
   c.backward_needs_input = false;
+  c.lanes = Contract::Lanes::follows;
   return c;
 }
 
@@ -158,6 +205,11 @@ void AvgPool2d::forward(const ForwardCall& call) const {
   const Pool2dShape shape = plane_shape(*this, x_shape, call.output->shape());
   const float* x = call.inputs[0].data();
   float* y = call.output->data();
+  if (is_in_lanes(x_shape)) {
+    return for_lane_rows(shape, x_shape, [&](Index p, Index x_at, Index y_at) {
+      kernels().lane_avg_pool(&shape, x_shape[3], p, x + x_at, y + y_at);
+    });
+  }
   for_planes(shape, x_shape, [&](Index x_at, Index y_at) { kernels().avg_pool(&shape, x + x_at, y + y_at); });
 }
 
@@ -167,6 +219,11 @@ void AvgPool2d::backward(const BackwardCall& call) {
   const Pool2dShape shape = plane_shape(*this, x_shape, call.d_output->shape());
   const float* dy = call.d_output->data();
   float* dx = call.d_inputs[0].data();
+  if (is_in_lanes(x_shape)) {
+    return for_lane_rows_backward(shape, call.d_inputs[0], [&](Index p, Index x_at, Index y_at) {
+      kernels().lane_avg_pool_backward(&shape, x_shape[3], p, dy + y_at, dx + x_at);
+    });
+  }
   for_planes(shape, x_shape,
              [&](Index x_at, Index y_at) { kernels().avg_pool_backward(&shape, dy + y_at, dx + x_at); });
 }

@@ -25,6 +25,15 @@ void point_at(Tensor& tensor, const Tensor& other, bool with_owner) {
   }
 }
 
+// Copies images of this shape, (N, C, H, W), to lanes or from them.
+void turn(const Shape& shape, bool into_lanes, const Tensor& from, EmptyLanes empty, Tensor& to) {
+  if (into_lanes) {
+    to_lanes(shape, from.data(), empty, to.data());
+  } else {
+    from_lanes(shape, from.data(), to.data());
+  }
+}
+
 }  // namespace
 
 Execution::Execution(const Graph& graph, const PlanRequest& request)
@@ -32,8 +41,8 @@ Execution::Execution(const Graph& graph, const PlanRequest& request)
   // Zeroed, so that no page is touched for the first time inside a step.
   arena_ = Tensor::zeros({static_cast<Index>(plan_.arena_bytes / sizeof(float)) + 1}).owner();
   for (const PlanValue& v : plan_.values) {
-    values_.push_back(Tensor::borrow(arena_at(v.buffer), v.shape, DType::float32, arena_));
-    d_values_.push_back(Tensor::borrow(arena_at(v.d_buffer), v.shape, DType::float32, arena_));
+    values_.push_back(Tensor::borrow(arena_at(v.buffer), v.stored(), DType::float32, arena_));
+    d_values_.push_back(Tensor::borrow(arena_at(v.d_buffer), v.stored(), DType::float32, arena_));
   }
   for (const PlanStep& p : plan_.steps) {
     const Node& node = graph_.nodes[static_cast<std::size_t>(p.node)];
@@ -44,13 +53,17 @@ Execution::Execution(const Graph& graph, const PlanRequest& request)
     step.hands_out = node.layer->contract().makes_output;
     hands_out_ = hands_out_ || step.hands_out;
     bool any_gradient = !node.layer->parameters().empty();
-    for (int v : node.inputs) {
-      step.inputs.push_back(values_[static_cast<std::size_t>(v)]);
-      step.d_inputs.push_back(d_values_[static_cast<std::size_t>(v)]);
-      any_gradient = any_gradient || plan_.values[static_cast<std::size_t>(v)].d_buffer != no_buffer;
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      const std::size_t v = static_cast<std::size_t>(node.inputs[i]);
+      const bool turned = p.turned[i] != no_buffer;
+      const Shape shape = p.lanes ? lanes_shape(plan_.values[v].shape) : plan_.values[v].shape;
+      step.inputs.push_back(turned ? Tensor::borrow(arena_at(p.turned[i]), shape, DType::float32, arena_) : values_[v]);
+      step.d_inputs.push_back(turned ? Tensor::borrow(arena_at(p.d_turned[i]), shape, DType::float32, arena_)
+                                     : d_values_[v]);
+      any_gradient = any_gradient || plan_.values[v].d_buffer != no_buffer;
     }
     step.skip_backward = !any_gradient || plan_.values[static_cast<std::size_t>(p.output)].d_buffer == no_buffer;
-    step.activated = Tensor::borrow(arena_at(p.d_activated), plan_.values[static_cast<std::size_t>(p.output)].shape);
+    step.activated = Tensor::borrow(arena_at(p.d_activated), step.output.shape());
     steps_.push_back(std::move(step));
   }
   make_traces();
@@ -68,7 +81,7 @@ void Execution::make_traces() {
     traces_.push_back(
         std::make_shared<Trace>(node.layer.get(), plan_.values[static_cast<std::size_t>(node.inputs[0])].shape,
                                 plan_.values[static_cast<std::size_t>(node.output)].shape, arena_at(p.cache),
-                                plan_.buffers[static_cast<std::size_t>(p.cache)].bytes, arena_));
+                                plan_.buffers[static_cast<std::size_t>(p.cache)].bytes, arena_, p.lanes));
   }
 }
 
@@ -97,6 +110,11 @@ void Execution::bind_external(PlanBuffer::Place place, int index, void* data, co
     if (matches(plan_.values[v].buffer)) point(values_[v]);
     if (matches(plan_.values[v].d_buffer)) point(d_values_[v]);
   }
+  if (place != PlanBuffer::Place::output) return;
+  for (Step& step : steps_) {  // a view of an input that was turned
+    for (std::size_t i = 0; i < step.inputs.size(); ++i)
+      if (matches(step.plan->turned[i])) point(step.inputs[i]);
+  }
 }
 
 void Execution::forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask) {
@@ -120,7 +138,12 @@ void Execution::run_forward(Step& step, Phase phase) {
   const PlanStep& p = *step.plan;
   const std::vector<int>& inputs = graph_.nodes[static_cast<std::size_t>(p.node)].inputs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    point_at(step.inputs[i], values_[static_cast<std::size_t>(inputs[i])], step.hands_out);
+    const std::size_t v = static_cast<std::size_t>(inputs[i]);
+    if (p.turned[i] == no_buffer) {
+      point_at(step.inputs[i], values_[v], step.hands_out);
+    } else {
+      turn(plan_.values[v].shape, p.lanes, values_[v], EmptyLanes::last_image, step.inputs[i]);
+    }
   }
   Tensor& value = values_[static_cast<std::size_t>(p.output)];
   step.output.rebind(value.raw());
@@ -174,6 +197,7 @@ void Execution::run_backward(Step& step, bool accumulate) {
     d_output = &step.activated;
   }
   for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (p.d_turned[i] != no_buffer) continue;
     Tensor& d_value = d_values_[static_cast<std::size_t>(inputs[i])];
     step.d_inputs[i].rebind(p.d_extra[i] == no_buffer ? d_value.raw() : arena_at(p.d_extra[i]));
   }
@@ -195,12 +219,20 @@ void Execution::run_backward(Step& step, bool accumulate) {
   }
   step.layer->backward(call);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    Tensor& d_value = d_values_[static_cast<std::size_t>(inputs[i])];
+    const std::size_t v = static_cast<std::size_t>(inputs[i]);
+    Tensor& d_value = d_values_[v];
+    if (p.d_turned[i] != no_buffer) {
+      Tensor target =
+          Tensor::borrow(p.d_extra[i] == no_buffer ? d_value.raw() : arena_at(p.d_extra[i]), d_value.shape());
+      turn(plan_.values[v].shape, !p.lanes, step.d_inputs[i], EmptyLanes::zero, target);
+      if (p.d_extra[i] == no_buffer) continue;
+    }
     if (p.d_extra[i] == no_buffer) {
       point_at(d_value, step.d_inputs[i], step.hands_out);
     } else {
       float* sum = d_value.data();
-      const float* share = step.d_inputs[i].data();
+      const void* made = p.d_turned[i] == no_buffer ? step.d_inputs[i].raw() : arena_at(p.d_extra[i]);
+      const float* share = static_cast<const float*>(made);
       parallel_for(d_value.size(), grain_for(1.0, 64),
                    [&](Index begin, Index end) { kernels().add(end - begin, share + begin, sum + begin); });
     }

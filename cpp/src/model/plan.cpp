@@ -17,6 +17,7 @@ class Planner {
     infer_shapes();
     count_uses();
     make_steps();
+    choose_layouts();
     if (request.backward) move_derivatives();
     place_values();
     if (request.backward) place_gradients();
@@ -32,6 +33,10 @@ class Planner {
   PlanValue& value(int index) { return plan_.values[static_cast<std::size_t>(index)]; }
   PlanBuffer& buffer(int index) { return plan_.buffers[static_cast<std::size_t>(index)]; }
   static std::size_t float_bytes(const Shape& shape) { return static_cast<std::size_t>(shape.size()) * sizeof(float); }
+  static std::size_t float_bytes(const PlanValue& v) { return float_bytes(v.stored()); }
+  static Shape step_shape(const PlanStep& step, const PlanValue& v) {
+    return step.lanes ? lanes_shape(v.shape) : v.shape;
+  }
 
   int add_buffer(PlanBuffer::Place place, std::size_t bytes, int first, int last, int index = 0) {
     PlanBuffer b;
@@ -94,7 +99,10 @@ class Planner {
         step.activation = step.derivative = contract(step.fused).activation;
         done.insert(step.fused);
       }
-      step.d_extra.assign(node(i).inputs.size(), no_buffer);
+      const std::size_t inputs = node(i).inputs.size();
+      step.d_extra.assign(inputs, no_buffer);
+      step.turned.assign(inputs, no_buffer);
+      step.d_turned.assign(inputs, no_buffer);
       plan_.steps.push_back(step);
     }
     std::set<const Parameter*> seen;
@@ -105,6 +113,22 @@ class Planner {
       for (const auto& named : parameters)
         if (step->shares_parameters && is_new(named)) step->unshared.push_back(named.second);
       for (const auto& named : parameters) seen.insert(named.second.get());
+    }
+  }
+
+  // Layers that prefer images in lanes get them so, and hand them on so to those that follow, as far as there is one
+  // reader: images are turned at the beginning and the end of such a chain alone. The graph's output is not in lanes.
+  void choose_layouts() {
+    const auto& outputs = graph_.outputs;
+    for (PlanStep& step : plan_.steps) {
+      const Contract::Lanes wish = contract(step.node).lanes;
+      if (wish == Contract::Lanes::no || node(step.node).inputs.size() != 1) continue;
+      const PlanValue &in = value(node(step.node).inputs[0]), &out = value(step.output);
+      const bool is_output = std::find(outputs.begin(), outputs.end(), step.output) != outputs.end();
+      if (is_output || uses_[static_cast<std::size_t>(step.output)] != 1) continue;
+      if (in.shape.rank() != 4 || out.shape.rank() != 4) continue;
+      step.lanes = in.lanes || (wish == Contract::Lanes::prefers && fills_lanes(in.shape[0]));
+      value(step.output).lanes = step.lanes;
     }
   }
 
@@ -132,7 +156,8 @@ class Planner {
       const PlanStep& step = plan_.steps[static_cast<std::size_t>(s)];
       const auto& inputs = node(step.node).inputs;
       if (std::find(inputs.begin(), inputs.end(), v) != inputs.end()) {
-        last = std::max(last, request_.backward && contract(step.node).backward_needs_input ? backward_time(s) : s);
+        const bool keeps = request_.backward && contract(step.node).backward_needs_input && step.lanes == layout_of(v);
+        last = std::max(last, keeps ? backward_time(s) : s);
       }
       if (step.output == v && request_.backward && needs_output(step)) last = std::max(last, backward_time(s));
     }
@@ -142,6 +167,7 @@ class Planner {
     return last;
   }
 
+  bool layout_of(int v) const { return plan_.values[static_cast<std::size_t>(v)].lanes; }
   static bool derives(const PlanStep& step) { return step.derivative.kind != ActivationKind::none; }
   bool needs_output(const PlanStep& step) const { return derives(step) || contract(step.node).backward_needs_output; }
 
@@ -149,26 +175,40 @@ class Planner {
     for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
       const int v = graph_.inputs[i];
       value(v).buffer =
-          add_buffer(PlanBuffer::Place::input, float_bytes(value(v).shape), 0, last_read(v), static_cast<int>(i));
+          add_buffer(PlanBuffer::Place::input, float_bytes(value(v)), 0, last_read(v), static_cast<int>(i));
     }
     for (int s = 0; s < static_cast<int>(plan_.steps.size()); ++s) {
-      const PlanStep& step = plan_.steps[static_cast<std::size_t>(s)];
+      PlanStep& step = plan_.steps[static_cast<std::size_t>(s)];
       const Contract& c = contract(step.node);
       PlanValue& out = value(step.output);
+      turn_inputs(step, s);
       const int in = node(step.node).inputs.empty() ? -1 : node(step.node).inputs[0];
-      const PlanBuffer::Place in_place = in < 0 ? PlanBuffer::Place::arena : buffer(value(in).buffer).place;
+      const int from = in < 0 ? no_buffer : step.turned[0] != no_buffer ? step.turned[0] : value(in).buffer;
+      const PlanBuffer::Place in_place = in < 0 ? PlanBuffer::Place::arena : buffer(from).place;
       const bool in_arena = in >= 0 && in_place == PlanBuffer::Place::arena;
       if (c.view && (in_arena || in_place == PlanBuffer::Place::input)) {
-        out.buffer = value(in).buffer;
-      } else if (c.in_place && in_arena && step.fused < 0 && last_read(in) == s && lives_until(value(in).buffer, s)) {
-        out.buffer = value(in).buffer;
+        out.buffer = from;
+      } else if (c.in_place && in_arena && step.fused < 0 && last_read(in) == s && lives_until(from, s)) {
+        out.buffer = from;
       } else {
         const auto place = c.makes_output ? PlanBuffer::Place::layer : PlanBuffer::Place::arena;
-        out.buffer = add_buffer(place, float_bytes(out.shape), s, s);
+        out.buffer = add_buffer(place, float_bytes(out), s, s);
       }
       use(out.buffer, std::max(s, last_read(step.output)));
     }
     place_output();
+  }
+
+  // Memory for the inputs that have the other layout.
+  void turn_inputs(PlanStep& step, int s) {
+    const std::vector<int>& inputs = node(step.node).inputs;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const PlanValue& in = value(inputs[i]);
+      if (in.lanes == step.lanes) continue;
+      const bool keeps = request_.backward && contract(step.node).backward_needs_input;
+      step.turned[i] =
+          add_buffer(PlanBuffer::Place::arena, float_bytes(step_shape(step, in)), s, keeps ? backward_time(s) : s);
+    }
   }
 
   // Whether no value that shares the buffer is read after `time`.
@@ -190,7 +230,7 @@ class Planner {
     find_wanted();
     const int out = graph_.outputs[0];
     const auto place = request_.loss ? PlanBuffer::Place::arena : PlanBuffer::Place::d_output;
-    value(out).d_buffer = add_buffer(place, float_bytes(value(out).shape), loss_time(), loss_time());
+    value(out).d_buffer = add_buffer(place, float_bytes(value(out)), loss_time(), loss_time());
     for (int s = static_cast<int>(plan_.steps.size()) - 1; s >= 0; --s) {
       PlanStep& step = plan_.steps[static_cast<std::size_t>(s)];
       const int time = backward_time(s);
@@ -211,10 +251,16 @@ class Planner {
     const int v = node(step.node).inputs[i], time = backward_time(s);
     if (!wanted_[static_cast<std::size_t>(v)]) return;
     PlanValue& in = value(v);
-    const Contract& c = contract(step.node);
+    Contract c = contract(step.node);
+    if (in.lanes != step.lanes) {  // made in the step's layout, then turned
+      const bool same_memory = c.view && i == 0 && buffer(d_out).place == PlanBuffer::Place::arena;
+      step.d_turned[i] =
+          same_memory ? d_out : add_buffer(PlanBuffer::Place::arena, float_bytes(step_shape(step, in)), time, time);
+      c = {};
+    }
     if (in.d_buffer != no_buffer) {  // a further consumer: its share is added to what is there
-      step.d_extra[i] = add_buffer(c.makes_output ? PlanBuffer::Place::layer : PlanBuffer::Place::arena,
-                                   float_bytes(in.shape), time, time);
+      step.d_extra[i] =
+          add_buffer(c.makes_output ? PlanBuffer::Place::layer : PlanBuffer::Place::arena, float_bytes(in), time, time);
       use(in.d_buffer, time);
       return;
     }
@@ -222,14 +268,14 @@ class Planner {
     const bool shared_later = uses_[static_cast<std::size_t>(v)] > 1;
     const bool overwritable = buffer(d_out).place == PlanBuffer::Place::arena && i == 0;
     if (input != graph_.inputs.end() && !(c.makes_output && shared_later)) {
-      in.d_buffer = add_buffer(PlanBuffer::Place::d_input, float_bytes(in.shape), time, time,
+      in.d_buffer = add_buffer(PlanBuffer::Place::d_input, float_bytes(in), time, time,
                                static_cast<int>(input - graph_.inputs.begin()));
     } else if ((c.view || c.in_place) && overwritable) {
       in.d_buffer = d_out;
     } else {
       const bool layers_own = c.makes_output && !shared_later;
-      in.d_buffer = add_buffer(layers_own ? PlanBuffer::Place::layer : PlanBuffer::Place::arena, float_bytes(in.shape),
-                               time, time);
+      in.d_buffer =
+          add_buffer(layers_own ? PlanBuffer::Place::layer : PlanBuffer::Place::arena, float_bytes(in), time, time);
     }
     use(in.d_buffer, time);
   }
@@ -248,7 +294,9 @@ class Planner {
   void place_step_memory() {
     for (int s = 0; s < static_cast<int>(plan_.steps.size()); ++s) {
       PlanStep& step = plan_.steps[static_cast<std::size_t>(s)];
-      const Memory memory = node(step.node).layer->memory(input_shapes(node(step.node)), request_.backward);
+      std::vector<Shape> shapes = input_shapes(node(step.node));
+      if (step.lanes) shapes[0] = lanes_shape(shapes[0]);
+      const Memory memory = node(step.node).layer->memory(shapes, request_.backward);
       const int time = backward_time(s);
       if (memory.forward_workspace > 0) {
         step.forward_workspace = add_buffer(PlanBuffer::Place::arena, memory.forward_workspace, s, s);

@@ -6,6 +6,8 @@
 
 #include <deepnet/model.hpp>
 
+#include "../ops/layout.hpp"
+
 namespace deepnet {
 
 /// What a run is for.
@@ -37,6 +39,10 @@ struct PlanValue {
   Shape shape;
   int buffer = no_buffer;
   int d_buffer = no_buffer;  ///< of dE/dValue; no_buffer where nobody wants it
+  bool lanes = false;        ///< both hold images in lanes (ops/layout.hpp)
+
+  /// Of the tensors in the buffers.
+  Shape stored() const { return lanes ? lanes_shape(shape) : shape; }
 };
 
 /// A node, or a node and the activation behind it as one.
@@ -48,6 +54,9 @@ struct PlanStep {
   int cache = no_buffer, forward_workspace = no_buffer, backward_workspace = no_buffer;
   Activation derivative = {};   ///< by which backward multiplies dE/dOutput first, from the output's values
   int d_activated = no_buffer;  ///< the product
+  bool lanes = false;           ///< runs on images in lanes
+  std::vector<int> turned;      ///< per input of the other layout: buffer for a copy in this step's; or no_buffer
+  std::vector<int> d_turned;    ///< and for its gradient
   std::vector<int> d_extra;  ///< per input: buffer for a further consumer's dE/dValue, added afterwards; or no_buffer
   bool shares_parameters = false;      ///< later steps, so earlier in backward, have some of them too: add to gradients
   std::vector<ParameterPtr> unshared;  ///< then: the others, whose gradients must be 0 before the first is added

@@ -9,6 +9,7 @@
 #include "depthwise.hpp"
 #include "implicit_gemm.hpp"
 #include "lanes.hpp"
+#include "layout.hpp"
 #include "winograd.hpp"
 
 namespace deepnet {
@@ -36,6 +37,8 @@ struct Method {
 };
 
 Method<decltype(conv_forward)> forward_method(const ConvShape& s) {
+  if (s.lanes && winograd_forward_wins(s)) return {winograd_forward_workspace, winograd_forward};
+  if (s.lanes) return {lanes_forward_workspace, lanes_forward};
   if (depthwise_applies(s)) return {depthwise_forward_workspace, depthwise_forward};
   const bool lanes = lanes_forward_wins(s);
   if (winograd_forward_wins(s) && !(lanes && has_few_channels(s)))
@@ -45,6 +48,8 @@ Method<decltype(conv_forward)> forward_method(const ConvShape& s) {
 }
 
 Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
+  if (s.lanes && winograd_backward_data_wins(s)) return {winograd_backward_data_workspace, winograd_backward_data};
+  if (s.lanes) return {lanes_backward_data_workspace, lanes_backward_data};
   if (depthwise_applies(s)) return {depthwise_backward_data_workspace, depthwise_backward_data};
   const bool lanes = lanes_backward_data_wins(s);
   if (winograd_backward_data_wins(s) && !(lanes && has_few_channels(s)))
@@ -54,7 +59,7 @@ Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
   return {implicit_backward_data_workspace, implicit_backward_data};
 }
 
-Method<decltype(conv_backward_weight)> backward_weight_method(const ConvShape& s) {
+Method<decltype(winograd_backward_weight)> backward_weight_method(const ConvShape& s) {
   if (depthwise_applies(s)) return {depthwise_backward_weight_workspace, depthwise_backward_weight};
   const bool lanes = lanes_backward_weight_wins(s);
   if (winograd_backward_weight_wins(s) && !(lanes && has_few_channels(s)))
@@ -63,12 +68,57 @@ Method<decltype(conv_backward_weight)> backward_weight_method(const ConvShape& s
   return {implicit_backward_weight_workspace, implicit_backward_weight};
 }
 
+bool weights_go_by_lanes(const ConvShape& s) { return s.lanes && !winograd_backward_weight_wins(s); }
+
+// How images in lanes are cut to add up their errors.
+struct BiasTasks {
+  Index cells, cells_a_part, parts, columns;
+
+  explicit BiasTasks(const ConvShape& s) : cells(s.N / lanes() * s.P * s.Q), columns(s.K * lanes()) {
+    cells_a_part = std::max<Index>(1, ceil_div(cells, 16));
+    parts = std::max<Index>(1, ceil_div(cells, cells_a_part));
+  }
+};
+
+// d_bias[k] = or += sum of dy over images in lanes and pixels.
+void lanes_backward_bias(const ConvShape& s, const float* dy, float* d_bias, bool accumulate, float* workspace) {
+  const BiasTasks t(s);
+  parallel_for(t.parts, grain_for(static_cast<double>(t.cells_a_part * t.columns)), [&](Index begin, Index end) {
+    for (Index part = begin; part < end; ++part) {
+      const Index first = part * t.cells_a_part;
+      kernels().sum_rows(std::min(t.cells_a_part, t.cells - first), t.columns, dy + first * t.columns, t.columns,
+                         workspace + part * t.columns, 0);
+    }
+  });
+  for (Index part = 1; part < t.parts; ++part) kernels().add(t.columns, workspace + part * t.columns, workspace);
+  for (Index k = 0; k < s.K; ++k) {
+    const float sum = kernels().sum(lanes(), workspace + k * lanes());
+    d_bias[k] = accumulate ? d_bias[k] + sum : sum;
+  }
+}
+
+// d_bias[k] = or += sum of dy over images and pixels.
+void backward_bias(const ConvShape& s, const float* dy, float* d_bias, bool accumulate) {
+  const Index pixels = s.P * s.Q;
+  parallel_for(s.K, grain_for(static_cast<double>(s.N * pixels)), [&](Index begin, Index end) {
+    for (Index k = begin; k < end; ++k) {
+      double sum = accumulate ? d_bias[k] : 0.0;
+      for (Index n = 0; n < s.N; ++n) sum += kernels().sum(pixels, dy + (n * s.K + k) * pixels);
+      d_bias[k] = static_cast<float>(sum);
+    }
+  });
+}
+
 }  // namespace
 
 std::size_t conv_forward_workspace(const ConvShape& s) { return forward_method(s).workspace(s); }
 
 std::size_t conv_backward_workspace(const ConvShape& s) {
-  return std::max(backward_data_method(s).workspace(s), backward_weight_method(s).workspace(s));
+  const std::size_t data = backward_data_method(s).workspace(s);
+  if (!s.lanes) return std::max(data, backward_weight_method(s).workspace(s));
+  if (weights_go_by_lanes(s)) return std::max(data, lanes_backward_weight_workspace(s));
+  const BiasTasks t(s);
+  return std::max({data, winograd_backward_weight_workspace(s), static_cast<std::size_t>(t.parts * t.columns)});
 }
 
 void conv_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
@@ -80,20 +130,14 @@ void conv_backward_data(const ConvShape& s, const float* dy, const float* weight
   backward_data_method(s).run(s, dy, weight, dx, workspace);
 }
 
-void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, bool accumulate,
-                          float* workspace) {
-  backward_weight_method(s).run(s, x, dy, d_weight, accumulate, workspace);
-}
-
-void conv_backward_bias(const ConvShape& s, const float* dy, float* d_bias, bool accumulate) {
-  const Index pixels = s.P * s.Q;
-  parallel_for(s.K, grain_for(static_cast<double>(s.N * pixels)), [&](Index begin, Index end) {
-    for (Index k = begin; k < end; ++k) {
-      double sum = accumulate ? d_bias[k] : 0.0;
-      for (Index n = 0; n < s.N; ++n) sum += kernels().sum(pixels, dy + (n * s.K + k) * pixels);
-      d_bias[k] = static_cast<float>(sum);
-    }
-  });
+void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, float* d_bias,
+                          bool accumulate, float* workspace) {
+  if (weights_go_by_lanes(s)) return lanes_backward_weight_and_bias(s, x, dy, d_weight, d_bias, accumulate, workspace);
+  const auto run = s.lanes ? winograd_backward_weight : backward_weight_method(s).run;
+  run(s, x, dy, d_weight, accumulate, workspace);
+  if (d_bias == nullptr) return;
+  if (s.lanes) return lanes_backward_bias(s, dy, d_bias, accumulate, workspace);
+  backward_bias(s, dy, d_bias, accumulate);
 }
 
 }  // namespace deepnet

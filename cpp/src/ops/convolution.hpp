@@ -6,12 +6,14 @@
 
 namespace deepnet {
 
-/// The sizes of one convolution: x (N, C, H, W), weight (K, C/groups, R, S), y (N, K, P, Q).
+/// The sizes of one convolution: x (N, C, H, W), weight (K, C/groups, R, S), y (N, K, P, Q); or x and y with images in
+/// lanes (layout.hpp), N a multiple of them.
 struct ConvShape {
   Index N, C, H, W, K, R, S, P, Q;
   Index stride_h, stride_w, dilation_h, dilation_w;
   Index pad_top, pad_left;
   Index groups;
+  bool lanes = false;
 };
 
 /// Floats of workspace for each of the three products.
@@ -25,11 +27,8 @@ void conv_forward(const ConvShape& shape, const float* x, const float* weight, c
 /// dx = dE/dx from dy = dE/dy; overwrites dx.
 void conv_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);
 
-/// d_weight = or += dE/dW from x and dy.
-void conv_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
-                          float* workspace);
-
-/// d_bias[k] = or += sum of dy over images and pixels.
-void conv_backward_bias(const ConvShape& shape, const float* dy, float* d_bias, bool accumulate);
+/// d_weight = or += dE/dW from x and dy, and d_bias, which may be null, the sums of dy over images and pixels.
+void conv_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, float* d_bias,
+                          bool accumulate, float* workspace);
 
 }  // namespace deepnet

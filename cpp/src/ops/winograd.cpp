@@ -10,6 +10,7 @@
 #include "../parallel.hpp"
 #include "activation.hpp"
 #include "blocking.hpp"
+#include "layout.hpp"
 
 namespace deepnet {
 namespace {
@@ -45,15 +46,38 @@ struct Window {
   int32_t h[patch], w[patch];
 };
 
-// An image (N, channels, height, width) as 2 x 2 tiles: rows x columns windows, 2 apart.
-ConvGather tiles_of(const float* image, Index image_stride, Index height, Index width, Index out_height,
-                    Index out_width, Index taps, const Window& window) {
+// Some channels of images (N, all channels, height, width), or of groups of images in lanes.
+struct Images {
+  const float* first;
+  Index count;  // of images, or groups
+  Index stride;
+  Index height, width;
+  Index channel_stride;
+  Index cell_stride;  // of images in lanes; or 0
+
+  Images(const float* data, const ConvShape& s, Index channels, Index height, Index width, Index channel)
+      : count(s.lanes ? s.N / lanes() : s.N), height(height), width(width) {
+    channel_stride = s.lanes ? lanes() : height * width;
+    cell_stride = s.lanes ? channels * lanes() : 0;
+    stride = channels * height * width * (s.lanes ? lanes() : 1);
+    first = data + channel * channel_stride;
+  }
+  // Columns of a tile.
+  Index at_once() const { return cell_stride ? lanes() : 1; }
+};
+
+Images input_of(const ConvShape& s, const float* x, Index channel) { return {x, s, s.C, s.H, s.W, channel}; }
+Images output_of(const ConvShape& s, const float* y, Index filter) { return {y, s, s.K, s.P, s.Q, filter}; }
+
+// Images as 2 x 2 tiles: windows for rows x columns of outputs, 2 apart.
+ConvGather tiles_of(const Images& images, Index out_height, Index out_width, Index taps, const Window& window) {
   ConvGather g = {};
-  g.image = image;
-  g.image_stride = image_stride;
-  g.channel_stride = height * width;
-  g.height = height;
-  g.width = width;
+  g.image = images.first;
+  g.image_stride = images.stride;
+  g.channel_stride = images.channel_stride;
+  g.cell_stride = images.cell_stride;
+  g.height = images.height;
+  g.width = images.width;
   g.out_height = (out_height + 1) / 2;
   g.out_width = (out_width + 1) / 2;
   g.stride_h = g.stride_w = 2;
@@ -63,14 +87,13 @@ ConvGather tiles_of(const float* image, Index image_stride, Index height, Index 
   return g;
 }
 
-// One group's stride-1 convolution of (images, channels, H, W) with `filters` 3 x 3 kernels to (images, filters, P, Q).
+// One group's stride-1 convolution of `channels` of x with `filters` 3 x 3 kernels.
 struct Convolution {
-  Index images, channels, filters;
-  const float* x;
-  Index x_image_stride, H, W;
+  Index channels, filters;
+  Images x;
   Index top, left;  // of the first window
-  float* y;
-  Index y_image_stride, P, Q;
+  Images y;
+  float* to;                   // y.first
   const float* packed_weight;  // by winograd_pack_weight, blocks of filters as pack_weight cuts them
   const float* bias;
   bool relu;
@@ -94,9 +117,9 @@ void pack_weight(const float* weight, Index row_stride, Index k_stride, bool mir
 void multiply_tiles(const Convolution& c) {
   const KernelTable& kernel = kernels();
   const Window window(4, c.top, c.left), pixel(1, 0, 0);
-  const ConvGather cells = tiles_of(c.x, c.x_image_stride, c.H, c.W, c.P, c.Q, patch, window);
-  const ConvGather pixels = tiles_of(c.y, c.y_image_stride, c.P, c.Q, c.P, c.Q, 1, pixel);
-  const Index tiles = c.images * cells.out_height * cells.out_width, nr = kernel.gemm_nr;
+  const ConvGather cells = tiles_of(c.x, c.y.height, c.y.width, patch, window);
+  const ConvGather pixels = tiles_of(c.y, c.y.height, c.y.width, 1, pixel);
+  const Index tiles = c.x.count * cells.out_height * cells.out_width * c.x.at_once(), nr = kernel.gemm_nr;
   if (tiles == 0) return;
   const Index block = filters_at_once(c.filters), weight_stride = padded(c.filters * c.channels);
   Index strip = std::min<Index>(cache / (patch * std::max(c.channels, block)), 128) / nr * nr;
@@ -132,7 +155,7 @@ void multiply_tiles(const Convolution& c) {
           kernel.gemm_packed(&product);
         }
         kernel.winograd_output(&pixels, product.m, first, n, products, strip, products_stride,
-                               c.bias ? c.bias + k : nullptr, c.relu, c.y + k * c.P * c.Q);
+                               c.bias ? c.bias + k : nullptr, c.relu, c.to + k * c.y.channel_stride);
       }
     }
   });
@@ -140,13 +163,13 @@ void multiply_tiles(const Convolution& c) {
 
 // How dE/dW is cut into tasks: blocks of channels and of filters, and groups of images with their own sums.
 struct WeightTasks {
-  Index channels_at_once, filters_at_once, images_per_group;
+  Index channels_at_once, filters_at_once, images_per_group;  // or groups of images in lanes
   Index channel_blocks, filter_blocks, groups;
 };
 
 WeightTasks weight_tasks(const ConvShape& s) {
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
-  const Index tiles = (s.P + 1) / 2 * ((s.Q + 1) / 2);
+  const Index tiles = (s.P + 1) / 2 * ((s.Q + 1) / 2), images = s.lanes ? s.N / lanes() : s.N;
   WeightTasks t;
   t.channels_at_once = even_piece(channels, 64);
   t.filters_at_once = even_piece(filters, 64);
@@ -154,18 +177,18 @@ WeightTasks weight_tasks(const ConvShape& s) {
   t.filter_blocks = (filters + t.filters_at_once - 1) / t.filters_at_once;
   const Index blocks = t.channel_blocks * t.filter_blocks * s.groups;
   const Index wanted = std::clamp<Index>(std::min((16 + blocks - 1) / blocks, s.N * tiles / 512), 1, 8);
-  t.images_per_group = std::max<Index>(1, (s.N + wanted - 1) / wanted);
-  t.groups = std::max<Index>(1, (s.N + t.images_per_group - 1) / t.images_per_group);
+  t.images_per_group = std::max<Index>(1, (images + wanted - 1) / wanted);
+  t.groups = std::max<Index>(1, (images + t.images_per_group - 1) / t.images_per_group);
   return t;
 }
 
 // Sums of dE/dW before the last transform, (e, channel, filter), over images [n0, n1) of a block of channels x filters.
-void sum_products(const ConvGather& cells, const ConvGather& errors, Index channels, Index filters, Index n0, Index n1,
-                  float* sums, Index ld, Index sums_stride) {
+void sum_products(const ConvGather& cells, const ConvGather& errors, Index channels, Index filters, Index tiles,
+                  Index n0, Index n1, float* sums, Index ld, Index sums_stride) {
   constexpr Index run = 128;  // tiles: their patches of 64 channels take half a megabyte
   const KernelTable& kernel = kernels();
-  const Index tiles = cells.out_height * cells.out_width, first = n0 * tiles, last = n1 * tiles;
-  const Index at_once = even_piece(last - first, run);
+  const Index first = n0 * tiles, last = n1 * tiles;
+  const Index at_once = cells.cell_stride ? run : even_piece(last - first, run);
   const Index rows_stride = channels * kRowRunStride + 16;
   const Index errors_stride = padded(round_up(filters, kernel.gemm_nr) * at_once);
   float* rows = thread_scratch(Scratch::columns, static_cast<std::size_t>(patch * rows_stride + kRowRun));
@@ -208,9 +231,9 @@ void winograd_forward(const ConvShape& s, const float* x, const float* weight, c
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
   for (Index g = 0; g < s.groups; ++g) {
     pack_weight(weight + g * filters * channels * 9, channels * 9, 9, false, filters, channels, workspace);
-    multiply_tiles({s.N, channels, filters, x + g * channels * s.H * s.W, s.C * s.H * s.W, s.H, s.W, -s.pad_top,
-                    -s.pad_left, y + g * filters * s.P * s.Q, s.K * s.P * s.Q, s.P, s.Q, workspace,
-                    bias ? bias + g * filters : nullptr, is_fused(activation)});
+    const Images to = output_of(s, y, g * filters);
+    multiply_tiles({channels, filters, input_of(s, x, g * channels), -s.pad_top, -s.pad_left, to, y + (to.first - y),
+                    workspace, bias ? bias + g * filters : nullptr, is_fused(activation)});
   }
   if (activation.kind == ActivationKind::none || is_fused(activation)) return;
   parallel_for(s.N * s.K * s.P * s.Q, grain_for(4.0, 64),
@@ -221,9 +244,9 @@ void winograd_backward_data(const ConvShape& s, const float* dy, const float* we
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
   for (Index g = 0; g < s.groups; ++g) {
     pack_weight(weight + g * filters * channels * 9, 9, channels * 9, true, channels, filters, workspace);
-    multiply_tiles({s.N, filters, channels, dy + g * filters * s.P * s.Q, s.K * s.P * s.Q, s.P, s.Q, s.pad_top - 2,
-                    s.pad_left - 2, dx + g * channels * s.H * s.W, s.C * s.H * s.W, s.H, s.W, workspace, nullptr,
-                    false});
+    const Images to = input_of(s, dx, g * channels);
+    multiply_tiles({filters, channels, output_of(s, dy, g * filters), s.pad_top - 2, s.pad_left - 2, to,
+                    dx + (to.first - dx), workspace, nullptr, false});
   }
 }
 
@@ -241,12 +264,12 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
     for (Index task = begin; task < end; ++task) {
       const Index block = task % blocks, group = task / blocks % t.groups, g = task / blocks / t.groups;
       const Index c = block / t.filter_blocks * t.channels_at_once, k = block % t.filter_blocks * t.filters_at_once;
-      const ConvGather cells =
-          tiles_of(x + (g * channels + c) * s.H * s.W, s.C * s.H * s.W, s.H, s.W, s.P, s.Q, patch, window);
-      const ConvGather errors =
-          tiles_of(dy + (g * filters + k) * s.P * s.Q, s.K * s.P * s.Q, s.P, s.Q, s.P, s.Q, 4, pixels);
+      const Images from = input_of(s, x, g * channels + c);
+      const ConvGather cells = tiles_of(from, s.P, s.Q, patch, window);
+      const ConvGather errors = tiles_of(output_of(s, dy, g * filters + k), s.P, s.Q, 4, pixels);
       sum_products(cells, errors, std::min(t.channels_at_once, channels - c), std::min(t.filters_at_once, filters - k),
-                   group * t.images_per_group, std::min((group + 1) * t.images_per_group, s.N),
+                   cells.out_height * cells.out_width * from.at_once(), group * t.images_per_group,
+                   std::min((group + 1) * t.images_per_group, from.count),
                    workspace + group * one_group + (g * channels + c) * filters + k, filters, sums_stride);
     }
   });

@@ -1,0 +1,39 @@
+// Images in the lanes of vectors: (N, C, H, W) as (groups, H, W, C, lanes), a group for every `lanes` images and its
+// lanes without an image filled up. A convolution reads and writes them with neither packing nor shuffling
+// (kernels/lanes.inl), so that a plan keeps them so from layer to layer.
+#pragma once
+
+#include <deepnet/tensor.hpp>
+
+#include "../dispatch.hpp"
+#include "blocking.hpp"
+
+namespace deepnet {
+
+/// Images in a group: the floats of a vector.
+inline Index lanes() { return kernels().vector_width; }
+inline Index image_groups(Index images) { return ceil_div(images, lanes()); }
+
+/// Whether vectors are filled: two groups of images, or one and a half, and at most a quarter of the lanes empty.
+inline bool fills_lanes(Index images) {
+  return 2 * images >= 3 * lanes() && 4 * images >= 3 * lanes() * image_groups(images);
+}
+
+/// The shape in lanes of images (N, C, H, W).
+inline Shape lanes_shape(const Shape& x) { return {image_groups(x[0]), x[2], x[3], x[1], lanes()}; }
+
+/// Whether a layer that takes images of both layouts was given them in lanes.
+inline bool is_in_lanes(const Shape& x) { return x.rank() == 5; }
+
+/// (N, C, H, W) of images of either layout; in lanes, those that fill groups up count too.
+inline Shape image_shape(const Shape& x) { return is_in_lanes(x) ? Shape{x[0] * x[4], x[3], x[1], x[2]} : x; }
+
+/// What lanes without an image are filled with: for values the last image again, so that they stay as finite as the
+/// others; for gradients zeros, so that they add nothing to a sum.
+enum class EmptyLanes { last_image, zero };
+
+/// Copies images of shape (N, C, H, W) from one layout to the other.
+void to_lanes(const Shape& shape, const float* images, EmptyLanes empty, float* in_lanes);
+void from_lanes(const Shape& shape, const float* in_lanes, float* images);
+
+}  // namespace deepnet
