@@ -1,18 +1,117 @@
-// 3 x 3 convolution of stride 1 by 2 x 2 tiles of outputs: F(2x2, 3x3) of Winograd (1980) as Lavin and Gray (2016,
-// sec. 4.1) use it. A tile costs 16 multiplications a channel and filter instead of 36, and is exact for small
-// integers:
-//   y = A^T [ (G g G^T) . (B^T d B) ] A       d the 4 x 4 input cells of a tile, g the 3 x 3 kernel, . element by
-//   element dg = G^T [ (B^T d B) . (A e A^T) ] G      e the 2 x 2 errors dE/dy of a tile: the adjoint in g
+// 3 x 3 convolution of stride 1 by T x T tiles of outputs: F(TxT, 3x3) of Winograd (1980) as Lavin and Gray (2016, sec.
+// 4) use it, with S = T + 2. A tile costs S S multiplications a channel and filter instead of 9 T T:
+//   y = A^T [ (G g G^T) . (B^T d B) ] A       d the S x S input cells of a tile, g the 3 x 3 kernel, . element by
+//   element dg = G^T [ (B^T d B) . (A e A^T) ] G      e the T x T errors dE/dy of a tile: the adjoint in g
+// T = 2, 16 instead of 36, exact for small integers:
 //         | 1  0 -1  0 |         | 1   0   0  |
 //   B^T = | 0  1  1  0 |     G = | 1/2 1/2 1/2|     A^T = | 1  1  1  0 |
 //         | 0 -1  1  0 |         | 1/2-1/2 1/2|           | 0  1 -1 -1 |
 //         | 0  1  0 -1 |         | 0   0   1  |
-// Over channels and tiles the element-wise products are 16 matrix products, one an element of the 4 x 4 patch: operand
+// T = 4, 36 instead of 144, with errors of some 1e-6 of the largest output; for images in lanes (lanes.inl) alone:
+//         | 4  0 -5  0  1  0 |         |  1/4    0    0  |
+//         | 0 -4 -4  1  1  0 |         | -1/6 -1/6  -1/6 |           | 1  1  1  1  1  0 |
+//   B^T = | 0  4 -4 -1  1  0 |     G = | -1/6  1/6  -1/6 |     A^T = | 0  1 -1  2 -2  0 |
+//         | 0 -2 -1  2  1  0 |         | 1/24  1/12  1/6 |           | 0  1  1  4  4  0 |
+//         | 0  2 -1 -2  1  0 |         | 1/24 -1/12  1/6 |           | 0  1 -1  8 -8  1 |
+//         | 0  4  0 -5  0  1 |         |   0    0     1  |
+// Over channels and tiles the element-wise products are S S matrix products, one an element of the S x S patch: operand
 // number i lies at `patch_stride` times i. Tiles run along vectors, numbered as the columns of conv.inl, row by row and
-// image by image; tile (p, q) starts at cell (2 p + tap_h[0], 2 q + tap_w[0]).
+// image by image; tile (p, q) starts at cell (T p + tap_h[0], T q + tap_w[0]).
 namespace {
 
-constexpr int PATCH = 16;
+// --- the transforms along one axis, in place or from `in` to `out`, elements `step` apart; T = 2 and T = 4 -----------
+
+template <int T>
+struct Tile {};
+
+// B^T x.
+inline void input_axis(Tile<2>, vf* x, int step) {
+  const vf x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step];
+  x[0] = x0 - x2;
+  x[step] = x1 + x2;
+  x[2 * step] = x2 - x1;
+  x[3 * step] = x1 - x3;
+}
+inline void input_axis(Tile<4>, vf* x, int step) {
+  const vf x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step], x5 = x[5 * step];
+  const vf two = broadcast(2.0f), four = broadcast(4.0f), minus_four = broadcast(-4.0f), minus_five = broadcast(-5.0f);
+  const vf even = fma(minus_four, x2, x4), odd = fma(minus_four, x1, x3), near = x4 - x2, far = x3 - x1;
+  x[0] = fma(four, x0, fma(minus_five, x2, x4));
+  x[step] = even + odd;
+  x[2 * step] = even - odd;
+  x[3 * step] = fma(two, far, near);
+  x[4 * step] = fma(broadcast(-2.0f), far, near);
+  x[5 * step] = fma(four, x1, fma(minus_five, x3, x5));
+}
+
+// G g: three taps.
+inline void weight_axis(Tile<2>, vf g0, vf g1, vf g2, vf* out, int step) {
+  const vf outer = 0.5f * (g0 + g2), middle = 0.5f * g1;
+  out[0] = g0;
+  out[step] = outer + middle;
+  out[2 * step] = outer - middle;
+  out[3 * step] = g2;
+}
+inline void weight_axis(Tile<4>, vf g0, vf g1, vf g2, vf* out, int step) {
+  const vf outer = (-1.0f / 6) * (g0 + g2), middle = (1.0f / 6) * g1;
+  const vf wide = (1.0f / 24) * g0 + (1.0f / 6) * g2, half = (1.0f / 12) * g1;
+  out[0] = 0.25f * g0;
+  out[step] = outer - middle;
+  out[2 * step] = outer + middle;
+  out[3 * step] = wide + half;
+  out[4 * step] = wide - half;
+  out[5 * step] = g2;
+}
+
+// A^T m.
+inline void output_axis(Tile<2>, const vf* m, int step, vf* out, int out_step) {
+  out[0] = m[0] + m[step] + m[2 * step];
+  out[out_step] = m[step] - m[2 * step] - m[3 * step];
+}
+inline void output_axis(Tile<4>, const vf* m, int step, vf* out, int out_step) {
+  const vf sum = m[step] + m[2 * step], difference = m[step] - m[2 * step];
+  const vf wide_sum = m[3 * step] + m[4 * step], wide_difference = m[3 * step] - m[4 * step];
+  out[0] = m[0] + sum + wide_sum;
+  out[out_step] = fma(broadcast(2.0f), wide_difference, difference);
+  out[2 * out_step] = fma(broadcast(4.0f), wide_sum, sum);
+  out[3 * out_step] = fma(broadcast(8.0f), wide_difference, difference + m[5 * step]);
+}
+
+// A e.
+inline void error_axis(Tile<2>, const vf* e, int step, vf* out, int out_step) {
+  out[0] = e[0];
+  out[out_step] = e[0] + e[step];
+  out[2 * out_step] = e[0] - e[step];
+  out[3 * out_step] = -e[step];
+}
+inline void error_axis(Tile<4>, const vf* e, int step, vf* out, int out_step) {
+  const vf even = e[0] + e[2 * step], odd = e[step] + e[3 * step];
+  const vf wide_even = fma(broadcast(4.0f), e[2 * step], e[0]);
+  const vf wide_odd = fma(broadcast(8.0f), e[3 * step], 2.0f * e[step]);
+  out[0] = e[0];
+  out[out_step] = even + odd;
+  out[2 * out_step] = even - odd;
+  out[3 * out_step] = wide_even + wide_odd;
+  out[4 * out_step] = wide_even - wide_odd;
+  out[5 * out_step] = e[3 * step];
+}
+
+// G^T m.
+inline void gradient_axis(Tile<2>, const vf* m, int step, vf* out, int out_step) {
+  const vf sum = 0.5f * (m[step] + m[2 * step]);
+  out[0] = m[0] + sum;
+  out[out_step] = 0.5f * (m[step] - m[2 * step]);
+  out[2 * out_step] = sum + m[3 * step];
+}
+inline void gradient_axis(Tile<4>, const vf* m, int step, vf* out, int out_step) {
+  const vf sum = (-1.0f / 6) * (m[step] + m[2 * step]), difference = (1.0f / 6) * (m[2 * step] - m[step]);
+  const vf wide_sum = m[3 * step] + m[4 * step], wide_difference = m[3 * step] - m[4 * step];
+  out[0] = 0.25f * m[0] + sum + (1.0f / 24) * wide_sum;
+  out[out_step] = difference + (1.0f / 12) * wide_difference;
+  out[2 * out_step] = sum + (1.0f / 6) * wide_sum + m[5 * step];
+}
+
+// --- tiles of images ---------------------------------------------------------------------------------------------
 
 // The S x S cells (S = 2 or 4) of n <= W tiles from tile j, channel after channel.
 template <int S>
@@ -87,32 +186,33 @@ struct LaneTileCells {
   }
 };
 
-// Along one axis, in place: x0, x1, x2, x3 of B^T x.
-inline void input_axis(vf& x0, vf& x1, vf& x2, vf& x3) {
-  const vf a = x0 - x2, b = x1 + x2, c = x2 - x1, d = x1 - x3;
-  x0 = a, x1 = b, x2 = c, x3 = d;
-}
-
 // B^T d B of all channels and n <= W tiles from j; channel c's element i at out + i * patch_stride + c * out_stride.
-template <class Cells>
+template <int T, class Cells>
 inline void transform_tiles_of(const ConvGather& g, int64_t channels, int64_t j, int64_t n, float* out,
                                int64_t out_stride, int64_t patch_stride) {
+  constexpr int S = T + 2;
   const Cells cells(g, j, n);
   for (int64_t channel = 0; channel < channels; ++channel, out += out_stride) {
-    vf x[PATCH];
+    vf x[S * S];
     cells.load(channel, x);
-    for (int c = 0; c < 4; ++c) input_axis(x[c], x[4 + c], x[8 + c], x[12 + c]);
-    for (int r = 0; r < 4; ++r) input_axis(x[4 * r], x[4 * r + 1], x[4 * r + 2], x[4 * r + 3]);
-    for (int i = 0; i < PATCH; ++i) store(out + i * patch_stride, x[i]);
+#pragma GCC unroll 6
+    for (int c = 0; c < S; ++c) input_axis(Tile<T>(), x + c, S);
+#pragma GCC unroll 6
+    for (int r = 0; r < S; ++r) {
+      input_axis(Tile<T>(), x + r * S, 1);
+#pragma GCC unroll 6
+      for (int c = 0; c < S; ++c) store(out + (r * S + c) * patch_stride, x[r * S + c]);
+    }
   }
 }
 
 inline void transform_tiles(const ConvGather& g, int64_t channels, int64_t j, int64_t n, float* out, int64_t out_stride,
                             int64_t patch_stride) {
   if (g.cell_stride) {
-    transform_tiles_of<LaneTileCells<4>>(g, channels, j, n, out, out_stride, patch_stride);
+    (g.stride_h == 4 ? transform_tiles_of<4, LaneTileCells<6>>
+                     : transform_tiles_of<2, LaneTileCells<4>>)(g, channels, j, n, out, out_stride, patch_stride);
   } else {
-    transform_tiles_of<TileCells<4>>(g, channels, j, n, out, out_stride, patch_stride);
+    transform_tiles_of<2, TileCells<4>>(g, channels, j, n, out, out_stride, patch_stride);
   }
 }
 
@@ -130,17 +230,10 @@ void winograd_input_rows(const ConvGather* gather, int64_t channels, int64_t j0,
     transform_tiles(*gather, channels, j0 + j, n - j < W ? n - j : W, rows + j, kRowRunStride, patch_stride);
 }
 
-// G g along one axis: three taps to four.
-inline void weight_axis(vf g0, vf g1, vf g2, vf* out, int step) {
-  const vf outer = 0.5f * (g0 + g2), middle = 0.5f * g1;
-  out[0] = g0;
-  out[step] = outer + middle;
-  out[2 * step] = outer - middle;
-  out[3 * step] = g2;
-}
-
-void winograd_pack_weight(const float* weight, int64_t row_stride, int64_t k_stride, int mirrored, int64_t m, int64_t k,
-                          int64_t k0, int64_t k1, float* packed, int64_t patch_stride) {
+template <int T>
+inline void pack_weight_of(const float* weight, int64_t row_stride, int64_t k_stride, int mirrored, int64_t m,
+                           int64_t k, int64_t k0, int64_t k1, float* packed, int64_t patch_stride) {
+  constexpr int S = T + 2;
   const int64_t tiles = tile_count(m);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t first = tile_start(m, tiles, tile), rows = tile_start(m, tiles, tile + 1) - first;
@@ -148,48 +241,61 @@ void winograd_pack_weight(const float* weight, int64_t row_stride, int64_t k_str
       const int64_t here = rows - i < W ? rows - i : W;
       for (int64_t j = k0; j < k1; ++j) {
         const float* in = weight + (first + i) * row_stride + j * k_stride;
-        vf g[9], half[12], u[PATCH];
+        vf g[9], half[3 * S], u[S * S];
         for (int t = 0; t < 9; ++t)
           g[t] = gather_lanes(in + (mirrored ? 8 - t : t), (int32_t)row_stride, lane_range(0, (int)here));
-        for (int c = 0; c < 3; ++c) weight_axis(g[c], g[3 + c], g[6 + c], half + c, 3);
-        for (int r = 0; r < 4; ++r) weight_axis(half[3 * r], half[3 * r + 1], half[3 * r + 2], u + 4 * r, 1);
+        for (int c = 0; c < 3; ++c) weight_axis(Tile<T>(), g[c], g[3 + c], g[6 + c], half + c, 3);
+        for (int r = 0; r < S; ++r) weight_axis(Tile<T>(), half[3 * r], half[3 * r + 1], half[3 * r + 2], u + S * r, 1);
         float* out = packed + first * k + j * rows + i;
-        for (int e = 0; e < PATCH; ++e) store_first(out + e * patch_stride, here, u[e]);
+        for (int e = 0; e < S * S; ++e) store_first(out + e * patch_stride, here, u[e]);
       }
     }
   }
 }
 
-// A^T m A of W tiles: the 2 x 2 pixels of each, row by row.
+void winograd_pack_weight(int tile, const float* weight, int64_t row_stride, int64_t k_stride, int mirrored, int64_t m,
+                          int64_t k, int64_t k0, int64_t k1, float* packed, int64_t patch_stride) {
+  (tile == 4 ? pack_weight_of<4> : pack_weight_of<2>)(weight, row_stride, k_stride, mirrored, m, k, k0, k1, packed,
+                                                      patch_stride);
+}
+
+// A^T m A of W tiles: the T x T pixels of each, row by row.
+template <int T>
 inline void transform_output(const float* m, int64_t patch_stride, vf bias, bool relu, vf* pixels) {
-  vf x[PATCH], s[2][4];
-  for (int i = 0; i < PATCH; ++i) x[i] = load(m + i * patch_stride);
-  for (int c = 0; c < 4; ++c) {
-    s[0][c] = x[c] + x[4 + c] + x[8 + c];
-    s[1][c] = x[4 + c] - x[8 + c] - x[12 + c];
+  constexpr int S = T + 2;
+  vf half[T * S];
+#pragma GCC unroll 6
+  for (int c = 0; c < S; ++c) {
+    vf x[S];
+#pragma GCC unroll 6
+    for (int r = 0; r < S; ++r) x[r] = load(m + (r * S + c) * patch_stride);
+    output_axis(Tile<T>(), x, 1, half + c, S);
   }
-  for (int r = 0; r < 2; ++r) {
-    vf even = s[r][0] + s[r][1] + s[r][2] + bias, odd = s[r][1] - s[r][2] - s[r][3] + bias;
-    if (relu) {
-      even = select(even < vf{}, vf{}, even);  // NaN stays
-      odd = select(odd < vf{}, vf{}, odd);
+#pragma GCC unroll 4
+  for (int r = 0; r < T; ++r) {
+    output_axis(Tile<T>(), half + r * S, 1, pixels + r * T, 1);
+#pragma GCC unroll 4
+    for (int c = 0; c < T; ++c) {
+      vf& pixel = pixels[r * T + c];
+      pixel += bias;
+      if (relu) pixel = select(pixel < vf{}, vf{}, pixel);  // NaN stays
     }
-    pixels[2 * r] = even;
-    pixels[2 * r + 1] = odd;
   }
 }
 
-void winograd_lane_output(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, const float* products, int64_t ld,
-                          int64_t patch_stride, const float* bias, int relu, float* y) {
+template <int T>
+inline void lane_output_of(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, const float* products, int64_t ld,
+                           int64_t patch_stride, const float* bias, int relu, float* y) {
   for (int64_t j = 0; j < n; j += W) {
-    const LaneTileCells<2> tile(g, j0 + j, W);
+    const LaneTileCells<T> tile(g, j0 + j, W);
     float* corner = y + (tile.corner - g.image);
     for (int64_t k = 0; k < rows; ++k) {
-      vf pixels[4];
-      transform_output(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
-      for (int i = 0; i < 4; ++i)
-        if (tile.inside || (tile.h + i / 2 < g.height && tile.w + i % 2 < g.width))
-          store(corner + (i / 2 * g.width + i % 2) * g.cell_stride + k * W, pixels[i]);
+      vf pixels[T * T];
+      transform_output<T>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
+#pragma GCC unroll 16
+      for (int i = 0; i < T * T; ++i)
+        if (tile.inside || (tile.h + i / T < g.height && tile.w + i % T < g.width))
+          store(corner + (i / T * g.width + i % T) * g.cell_stride + k * W, pixels[i]);
     }
   }
 }
@@ -197,13 +303,17 @@ void winograd_lane_output(const ConvGather& g, int64_t rows, int64_t j0, int64_t
 void winograd_output(const ConvGather* tiles, int64_t rows, int64_t j0, int64_t n, const float* products, int64_t ld,
                      int64_t patch_stride, const float* bias, int relu, float* y) {
   const ConvGather& g = *tiles;
-  if (g.cell_stride) return winograd_lane_output(g, rows, j0, n, products, ld, patch_stride, bias, relu, y);
+  if (g.cell_stride) {
+    (g.stride_h == 4 ? lane_output_of<4> : lane_output_of<2>)(g, rows, j0, n, products, ld, patch_stride, bias, relu,
+                                                              y);
+    return;
+  }
   for (int64_t j = 0; j < n; j += W) {
     RowRun run[W];
     const int runs = split_runs(g, j0 + j, n - j < W ? n - j : W, run);
     for (int64_t k = 0; k < rows; ++k) {
       vf tile[4], pixels[4];
-      transform_output(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, tile);
+      transform_output<2>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, tile);
       for (int r = 0; r < 4; r += 2) interleave(tile[r], tile[r + 1], pixels + r, AllLanes());
       float lanes[2][4 * W];
       if (runs > 1)
@@ -221,17 +331,10 @@ void winograd_output(const ConvGather* tiles, int64_t rows, int64_t j0, int64_t 
   }
 }
 
-// A e along one axis: two errors to four.
-inline void error_axis(vf e0, vf e1, vf* out, int step) {
-  out[0] = e0;
-  out[step] = e0 + e1;
-  out[2 * step] = e0 - e1;
-  out[3 * step] = -e1;
-}
-
-template <class Cells>
+template <int T, class Cells>
 inline void pack_errors_of(const ConvGather& g, int64_t filters, int64_t j0, int64_t n, float* packed,
                            int64_t patch_stride) {
+  constexpr int S = T + 2, PATCH = S * S;
   vf patch[PATCH][W];
   for (int64_t k0 = 0; k0 < filters; k0 += W) {
     const int64_t here = filters - k0 < W ? filters - k0 : W;
@@ -242,10 +345,10 @@ inline void pack_errors_of(const ConvGather& g, int64_t filters, int64_t j0, int
       const int64_t lanes = n - j < W ? n - j : W;
       const Cells cells(g, j0 + j, lanes);
       for (int64_t k = 0; k < here; ++k) {
-        vf error[4], half[8], full[PATCH];
+        vf error[T * T], half[T * S], full[PATCH];
         cells.load(k0 + k, error);
-        for (int c = 0; c < 2; ++c) error_axis(error[c], error[2 + c], half + c, 2);
-        for (int r = 0; r < 4; ++r) error_axis(half[2 * r], half[2 * r + 1], full + 4 * r, 1);
+        for (int c = 0; c < T; ++c) error_axis(Tile<T>(), error + c, T, half + c, T);
+        for (int r = 0; r < S; ++r) error_axis(Tile<T>(), half + T * r, 1, full + S * r, 1);
         for (int e = 0; e < PATCH; ++e) patch[e][k] = full[e];
       }
       for (int e = 0; e < PATCH; ++e) {
@@ -266,32 +369,26 @@ inline void pack_errors_of(const ConvGather& g, int64_t filters, int64_t j0, int
 void winograd_pack_errors(const ConvGather* gather, int64_t filters, int64_t j0, int64_t n, float* packed,
                           int64_t patch_stride) {
   if (gather->cell_stride) {
-    pack_errors_of<LaneTileCells<2>>(*gather, filters, j0, n, packed, patch_stride);
+    (gather->stride_h == 4 ? pack_errors_of<4, LaneTileCells<4>>
+                           : pack_errors_of<2, LaneTileCells<2>>)(*gather, filters, j0, n, packed, patch_stride);
   } else {
-    pack_errors_of<TileCells<2>>(*gather, filters, j0, n, packed, patch_stride);
+    pack_errors_of<2, TileCells<2>>(*gather, filters, j0, n, packed, patch_stride);
   }
 }
 
-// G^T m along one axis: four to three.
-inline void gradient_axis(vf m0, vf m1, vf m2, vf m3, vf* out, int step) {
-  const vf sum = 0.5f * (m1 + m2);
-  out[0] = m0 + sum;
-  out[step] = 0.5f * (m1 - m2);
-  out[2 * step] = sum + m3;
-}
-
-void winograd_weight_gradient(const float* products, int64_t patch_stride, int64_t filters, float* d_weight,
-                              int64_t filter_stride, int accumulate) {
+template <int T>
+inline void weight_gradient_of(const float* products, int64_t patch_stride, int64_t filters, float* d_weight,
+                               int64_t filter_stride, int accumulate) {
+  constexpr int S = T + 2;
   for (int64_t k = 0; k < filters; k += W) {
     const int64_t here = filters - k < W ? filters - k : W;
-    vf half[12], g[9];
-    for (int c = 0; c < 4; ++c) {
-      vf m[4];
-      for (int r = 0; r < 4; ++r) m[r] = load_first(products + (4 * r + c) * patch_stride + k, here);
-      gradient_axis(m[0], m[1], m[2], m[3], half + c, 4);
+    vf half[3 * S], g[9];
+    for (int c = 0; c < S; ++c) {
+      vf m[S];
+      for (int r = 0; r < S; ++r) m[r] = load_first(products + (S * r + c) * patch_stride + k, here);
+      gradient_axis(Tile<T>(), m, 1, half + c, S);
     }
-    for (int r = 0; r < 3; ++r)
-      gradient_axis(half[4 * r], half[4 * r + 1], half[4 * r + 2], half[4 * r + 3], g + 3 * r, 1);
+    for (int r = 0; r < 3; ++r) gradient_axis(Tile<T>(), half + S * r, 1, g + 3 * r, 1);
     float lanes[9 * W] __attribute__((aligned(64)));
     for (int t = 0; t < 9; ++t) store(lanes + t * W, g[t]);
     for (int64_t i = 0; i < here; ++i) {
@@ -299,6 +396,12 @@ void winograd_weight_gradient(const float* products, int64_t patch_stride, int64
       for (int t = 0; t < 9; ++t) out[t] = accumulate ? out[t] + lanes[t * W + i] : lanes[t * W + i];
     }
   }
+}
+
+void winograd_weight_gradient(int tile, const float* products, int64_t patch_stride, int64_t filters, float* d_weight,
+                              int64_t filter_stride, int accumulate) {
+  (tile == 4 ? weight_gradient_of<4> : weight_gradient_of<2>)(products, patch_stride, filters, d_weight, filter_stride,
+                                                              accumulate);
 }
 
 }  // namespace

@@ -15,7 +15,6 @@
 namespace deepnet {
 namespace {
 
-constexpr Index patch = 16;             // products: cells of a 4 x 4 patch
 constexpr Index cache = (1 << 20) / 4;  // floats of the second-level cache for each operand
 
 // The distance between operands. A multiple of 4 KB would put all 16 into the same lines of the first-level cache.
@@ -25,25 +24,31 @@ bool applies(const ConvShape& s) {
   return s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
 }
 
+// Outputs of a tile along an axis: 4 where images are in lanes and tiles do not overhang much.
+Index tile_for(bool lanes, Index height, Index width) {
+  const auto patches = [&](Index tile) {
+    return ceil_div(height, tile) * ceil_div(width, tile) * (tile + 2) * (tile + 2);
+  };
+  return lanes && patches(4) < patches(2) ? 4 : 2;
+}
+Index patch_of(Index tile) { return (tile + 2) * (tile + 2); }
+
 // Multiply-adds, with what moving elements costs, against those of the implicit product: transforming a cell of a patch
 // takes about as long as 10 multiply-adds, packing one of the column matrix as 6. From 8 to 64 channels and 7 x 7 to
 // 56 x 56 pixels the ratio is within 15 % of that of the times measured (1.1 for 8 channels, 1.7 for 64).
-bool wins(Index channels, Index filters, Index height, Index width) {
+// For images in lanes nothing is packed either way.
+bool wins(bool lanes, Index channels, Index filters, Index height, Index width) {
+  const Index tile = tile_for(lanes, height, width);
   const double C = static_cast<double>(channels), K = static_cast<double>(filters);
-  const double tiles = static_cast<double>((height + 1) / 2 * ((width + 1) / 2));
-  const double direct = static_cast<double>(height * width) * 9 * (C * K + 6 * C);
-  return channels >= 8 && filters >= 8 && tiles * patch * (C * K + 10 * (C + K)) < direct;
+  const double tiles = static_cast<double>(ceil_div(height, tile) * ceil_div(width, tile) * patch_of(tile));
+  const double direct = static_cast<double>(height * width) * 9 * (C * K + (lanes ? 0 : 6 * C));
+  return channels >= 8 && filters >= 8 && tiles * (C * K + 10 * (C + K)) < direct;
 }
 
-// The taps of an n x n kernel that starts at (top, left).
-struct Window {
-  Window(Index n, Index top, Index left) {
-    for (Index t = 0; t < n * n; ++t) {
-      h[t] = static_cast<int32_t>(t / n + top);
-      w[t] = static_cast<int32_t>(t % n + left);
-    }
-  }
-  int32_t h[patch], w[patch];
+// The cell that the first tile starts at.
+struct Corner {
+  int32_t h, w;
+  Corner(Index top, Index left) : h(static_cast<int32_t>(top)), w(static_cast<int32_t>(left)) {}
 };
 
 // Some channels of images (N, all channels, height, width), or of groups of images in lanes.
@@ -69,8 +74,8 @@ struct Images {
 Images input_of(const ConvShape& s, const float* x, Index channel) { return {x, s, s.C, s.H, s.W, channel}; }
 Images output_of(const ConvShape& s, const float* y, Index filter) { return {y, s, s.K, s.P, s.Q, filter}; }
 
-// Images as 2 x 2 tiles: windows for rows x columns of outputs, 2 apart.
-ConvGather tiles_of(const Images& images, Index out_height, Index out_width, Index taps, const Window& window) {
+// Images as tiles for rows x columns of outputs, `tile` apart.
+ConvGather tiles_of(const Images& images, Index tile, Index out_height, Index out_width, const Corner& corner) {
   ConvGather g = {};
   g.image = images.first;
   g.image_stride = images.stride;
@@ -78,17 +83,18 @@ ConvGather tiles_of(const Images& images, Index out_height, Index out_width, Ind
   g.cell_stride = images.cell_stride;
   g.height = images.height;
   g.width = images.width;
-  g.out_height = (out_height + 1) / 2;
-  g.out_width = (out_width + 1) / 2;
-  g.stride_h = g.stride_w = 2;
-  g.taps = taps;
-  g.tap_h = window.h;
-  g.tap_w = window.w;
+  g.out_height = ceil_div(out_height, tile);
+  g.out_width = ceil_div(out_width, tile);
+  g.stride_h = g.stride_w = tile;
+  g.taps = 1;
+  g.tap_h = &corner.h;
+  g.tap_w = &corner.w;
   return g;
 }
 
 // One group's stride-1 convolution of `channels` of x with `filters` 3 x 3 kernels.
 struct Convolution {
+  Index tile;
   Index channels, filters;
   Images x;
   Index top, left;  // of the first window
@@ -102,23 +108,25 @@ struct Convolution {
 // Filters that are multiplied at once: their products, 16 times filters times tiles, stay in the cache.
 Index filters_at_once(Index filters) { return even_piece(filters, 128); }
 
-void pack_weight(const float* weight, Index row_stride, Index k_stride, bool mirrored, Index rows, Index depth,
-                 float* packed) {
+void pack_weight(Index tile, const float* weight, Index row_stride, Index k_stride, bool mirrored, Index rows,
+                 Index depth, float* packed) {
+  const Index patch = patch_of(tile);
   const Index block = filters_at_once(rows);
   for (Index k = 0; k < rows; k += block) {
     const Index here = std::min(block, rows - k);
     parallel_for(depth, grain_for(static_cast<double>(here * patch) * 2), [&](Index begin, Index end) {
-      kernels().winograd_pack_weight(weight + k * row_stride, row_stride, k_stride, mirrored, here, depth, begin, end,
-                                     packed + k * depth, padded(rows * depth));
+      kernels().winograd_pack_weight(static_cast<int>(tile), weight + k * row_stride, row_stride, k_stride, mirrored,
+                                     here, depth, begin, end, packed + k * depth, padded(rows * depth));
     });
   }
 }
 
 void multiply_tiles(const Convolution& c) {
   const KernelTable& kernel = kernels();
-  const Window window(4, c.top, c.left), pixel(1, 0, 0);
-  const ConvGather cells = tiles_of(c.x, c.y.height, c.y.width, patch, window);
-  const ConvGather pixels = tiles_of(c.y, c.y.height, c.y.width, 1, pixel);
+  const Corner first_cell(c.top, c.left), first_pixel(0, 0);
+  const ConvGather cells = tiles_of(c.x, c.tile, c.y.height, c.y.width, first_cell);
+  const ConvGather pixels = tiles_of(c.y, c.tile, c.y.height, c.y.width, first_pixel);
+  const Index patch = patch_of(c.tile);
   const Index tiles = c.x.count * cells.out_height * cells.out_width * c.x.at_once(), nr = kernel.gemm_nr;
   if (tiles == 0) return;
   const Index block = filters_at_once(c.filters), weight_stride = padded(c.filters * c.channels);
@@ -169,7 +177,8 @@ struct WeightTasks {
 
 WeightTasks weight_tasks(const ConvShape& s) {
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
-  const Index tiles = (s.P + 1) / 2 * ((s.Q + 1) / 2), images = s.lanes ? s.N / lanes() : s.N;
+  const Index tile = tile_for(s.lanes, s.P, s.Q), tiles = ceil_div(s.P, tile) * ceil_div(s.Q, tile);
+  const Index images = s.lanes ? s.N / lanes() : s.N;
   WeightTasks t;
   t.channels_at_once = even_piece(channels, 64);
   t.filters_at_once = even_piece(filters, 64);
@@ -185,7 +194,8 @@ WeightTasks weight_tasks(const ConvShape& s) {
 // Sums of dE/dW before the last transform, (e, channel, filter), over images [n0, n1) of a block of channels x filters.
 void sum_products(const ConvGather& cells, const ConvGather& errors, Index channels, Index filters, Index tiles,
                   Index n0, Index n1, float* sums, Index ld, Index sums_stride) {
-  constexpr Index run = 128;  // tiles: their patches of 64 channels take half a megabyte
+  const Index patch = patch_of(cells.stride_h);
+  const Index run = patch > 16 ? 64 : 128;  // columns: their patches of 64 channels take half a megabyte
   const KernelTable& kernel = kernels();
   const Index first = n0 * tiles, last = n1 * tiles;
   const Index at_once = cells.cell_stride ? run : even_piece(last - first, run);
@@ -206,34 +216,41 @@ void sum_products(const ConvGather& cells, const ConvGather& errors, Index chann
 
 }  // namespace
 
-bool winograd_forward_wins(const ConvShape& s) { return applies(s) && wins(s.C / s.groups, s.K / s.groups, s.P, s.Q); }
+bool winograd_forward_wins(const ConvShape& s) {
+  return applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
+}
 
 bool winograd_backward_data_wins(const ConvShape& s) {
-  return applies(s) && s.pad_top <= 2 && s.pad_left <= 2 && wins(s.K / s.groups, s.C / s.groups, s.H, s.W);
+  return applies(s) && s.pad_top <= 2 && s.pad_left <= 2 && wins(s.lanes, s.K / s.groups, s.C / s.groups, s.H, s.W);
 }
 
 bool winograd_backward_weight_wins(const ConvShape& s) {
-  return applies(s) && wins(s.C / s.groups, s.K / s.groups, s.P, s.Q);
+  return applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
 }
 
 std::size_t winograd_forward_workspace(const ConvShape& s) {
+  const Index patch = patch_of(tile_for(s.lanes, s.P, s.Q));
   return static_cast<std::size_t>(patch * padded(s.K / s.groups * (s.C / s.groups)));
 }
 
-std::size_t winograd_backward_data_workspace(const ConvShape& s) { return winograd_forward_workspace(s); }
+std::size_t winograd_backward_data_workspace(const ConvShape& s) {
+  const Index patch = patch_of(tile_for(s.lanes, s.H, s.W));
+  return static_cast<std::size_t>(patch * padded(s.K / s.groups * (s.C / s.groups)));
+}
 
 std::size_t winograd_backward_weight_workspace(const ConvShape& s) {
+  const Index patch = patch_of(tile_for(s.lanes, s.P, s.Q));
   return static_cast<std::size_t>(weight_tasks(s).groups * patch * padded(s.K * (s.C / s.groups)));
 }
 
 void winograd_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
                       Activation activation, float* workspace) {
-  const Index channels = s.C / s.groups, filters = s.K / s.groups;
+  const Index channels = s.C / s.groups, filters = s.K / s.groups, tile = tile_for(s.lanes, s.P, s.Q);
   for (Index g = 0; g < s.groups; ++g) {
-    pack_weight(weight + g * filters * channels * 9, channels * 9, 9, false, filters, channels, workspace);
+    pack_weight(tile, weight + g * filters * channels * 9, channels * 9, 9, false, filters, channels, workspace);
     const Images to = output_of(s, y, g * filters);
-    multiply_tiles({channels, filters, input_of(s, x, g * channels), -s.pad_top, -s.pad_left, to, y + (to.first - y),
-                    workspace, bias ? bias + g * filters : nullptr, is_fused(activation)});
+    multiply_tiles({tile, channels, filters, input_of(s, x, g * channels), -s.pad_top, -s.pad_left, to,
+                    y + (to.first - y), workspace, bias ? bias + g * filters : nullptr, is_fused(activation)});
   }
   if (activation.kind == ActivationKind::none || is_fused(activation)) return;
   parallel_for(s.N * s.K * s.P * s.Q, grain_for(4.0, 64),
@@ -241,11 +258,11 @@ void winograd_forward(const ConvShape& s, const float* x, const float* weight, c
 }
 
 void winograd_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const Index channels = s.C / s.groups, filters = s.K / s.groups;
+  const Index channels = s.C / s.groups, filters = s.K / s.groups, tile = tile_for(s.lanes, s.H, s.W);
   for (Index g = 0; g < s.groups; ++g) {
-    pack_weight(weight + g * filters * channels * 9, 9, channels * 9, true, channels, filters, workspace);
+    pack_weight(tile, weight + g * filters * channels * 9, 9, channels * 9, true, channels, filters, workspace);
     const Images to = input_of(s, dx, g * channels);
-    multiply_tiles({filters, channels, output_of(s, dy, g * filters), s.pad_top - 2, s.pad_left - 2, to,
+    multiply_tiles({tile, filters, channels, output_of(s, dy, g * filters), s.pad_top - 2, s.pad_left - 2, to,
                     dx + (to.first - dx), workspace, nullptr, false});
   }
 }
@@ -253,7 +270,8 @@ void winograd_backward_data(const ConvShape& s, const float* dy, const float* we
 void winograd_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, bool accumulate,
                               float* workspace) {
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
-  const Window window(4, -s.pad_top, -s.pad_left), pixels(2, 0, 0);
+  const Corner first_cell(-s.pad_top, -s.pad_left), first_pixel(0, 0);
+  const Index tile = tile_for(s.lanes, s.P, s.Q), patch = patch_of(tile);
   const WeightTasks t = weight_tasks(s);
   const Index sums_stride = padded(s.K * channels), one_group = patch * sums_stride;  // (e, g, channel, filter)
   const Index blocks = t.channel_blocks * t.filter_blocks;
@@ -265,8 +283,8 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
       const Index block = task % blocks, group = task / blocks % t.groups, g = task / blocks / t.groups;
       const Index c = block / t.filter_blocks * t.channels_at_once, k = block % t.filter_blocks * t.filters_at_once;
       const Images from = input_of(s, x, g * channels + c);
-      const ConvGather cells = tiles_of(from, s.P, s.Q, patch, window);
-      const ConvGather errors = tiles_of(output_of(s, dy, g * filters + k), s.P, s.Q, 4, pixels);
+      const ConvGather cells = tiles_of(from, tile, s.P, s.Q, first_cell);
+      const ConvGather errors = tiles_of(output_of(s, dy, g * filters + k), tile, s.P, s.Q, first_pixel);
       sum_products(cells, errors, std::min(t.channels_at_once, channels - c), std::min(t.filters_at_once, filters - k),
                    cells.out_height * cells.out_width * from.at_once(), group * t.images_per_group,
                    std::min((group + 1) * t.images_per_group, from.count),
@@ -282,8 +300,8 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
           kernels().add(filters, sums + group * one_group + e * sums_stride, sums + e * sums_stride);
         }
       }
-      kernels().winograd_weight_gradient(sums, sums_stride, filters, d_weight + (g * filters * channels + c) * 9,
-                                         channels * 9, accumulate);
+      kernels().winograd_weight_gradient(static_cast<int>(tile), sums, sums_stride, filters,
+                                         d_weight + (g * filters * channels + c) * 9, channels * 9, accumulate);
     }
   });
 }
