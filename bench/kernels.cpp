@@ -135,43 +135,73 @@ Work winograd_weight(const KernelTable& t) {
   auto weight = random_floats(filters * channels * 9);
   Floats packed(static_cast<std::size_t>(patch * apart));
   return {float_bytes * static_cast<double>((9 + patch) * filters * channels), [=, &t]() mutable {
-            t.winograd_pack_weight(weight.data(), channels * 9, 9, 0, filters, channels, 0, channels, packed.data(),
+            t.winograd_pack_weight(2, weight.data(), channels * 9, 9, 0, filters, channels, 0, channels, packed.data(),
                                    apart);
           }};
 }
 
-// One row of outputs of LeNet's second convolution: 20 planes to 50, 5 x 5.
-Work lanes(const KernelTable& t) {
-  constexpr int64_t planes = 20, rows = 50, size = 5, in = 12, width = in - size + 1, k = planes * size * size;
-  const int64_t cell = t.vector_width;
-  auto weight = random_floats(rows * k), packed = weight, cells = random_floats(planes * size * in * cell);
-  auto out = random_floats(rows * width * cell);
-  t.pack_a(weight.data(), k, 1, rows, k, packed.data());
-  std::vector<int32_t> offset, inside;
-  for (int64_t r = 0; r < size; ++r)
-    for (int64_t s = 0; s < size; ++s)
-      for (int64_t c = 0; c < planes; ++c) offset.push_back(static_cast<int32_t>(((c * size + r) * in + s) * cell));
-  for (int64_t j = 0; j < width; ++j) {
-    inside.push_back(0);
-    inside.push_back(size);
+// LeNet's second convolution, 20 channels to 50, 5 x 5, on one group of images in lanes.
+struct LaneConvolution {
+  static constexpr int64_t channels = 20, filters = 50, size = 5, in = 12, out = in - size + 1,
+                           k = channels * size * size;
+  static constexpr double multiply_adds(int64_t rows, int64_t images) {
+    return static_cast<double>(rows * out * filters * k * images);
   }
-  return {2.0 * static_cast<double>(rows * k * width * cell), [=, &t]() mutable {
+};
+
+// One row of its outputs.
+Work lane_product(const KernelTable& t) {
+  using L = LaneConvolution;
+  const int64_t cell = L::channels * t.vector_width;
+  auto weight = random_floats(L::filters * L::k), packed = weight, cells = random_floats(L::size * L::in * cell);
+  auto out = random_floats(L::out * L::filters * t.vector_width);
+  t.pack_a(weight.data(), L::k, 1, L::filters, L::k, packed.data());
+  std::vector<int64_t> offset;
+  std::vector<int32_t> inside;
+  for (int64_t r = 0; r < L::size; ++r)
+    for (int64_t s = 0; s < L::size; ++s) offset.push_back((r * L::in + s) * cell);
+  for (int64_t j = 0; j < L::out; ++j) {
+    inside.push_back(0);
+    inside.push_back(L::size);
+  }
+  return {2 * L::multiply_adds(1, t.vector_width), [=, &t]() mutable {
             LaneProduct p = {};
-            p.rows = rows;
-            p.depth = k;
+            p.rows = L::filters;
             p.weight = packed.data();
-            p.planes = planes;
-            p.taps_w = size;
-            p.last_row = size;
+            p.channels = L::channels;
+            p.taps_h = p.taps_w = p.last_row = L::size;
             p.inside = inside.data();
             p.cells = cells.data();
             p.offset = offset.data();
-            p.step = p.out_step = cell;
-            p.groups = 1;
-            p.width = width;
+            p.joined = 1;
+            p.step = cell;
+            p.width = L::out;
             p.out = out.data();
-            p.out_plane = width * cell;
+            p.out_step = L::filters * t.vector_width;
             t.lane_product(&p);
+          }};
+}
+
+// The gradient of a row of its kernels' taps.
+Work lane_weights(const KernelTable& t) {
+  using L = LaneConvolution;
+  const int64_t lanes = t.vector_width, depth = L::out * L::out * lanes, rows = L::size * L::channels;
+  const int64_t nr = t.gemm_nr, panels = (L::filters + nr - 1) / nr;
+  auto errors = random_floats(panels * nr * depth), cells = random_floats(L::in * L::in * L::channels * lanes);
+  auto sums = random_floats(rows * L::filters);
+  return {2 * L::multiply_adds(L::out, lanes) / L::size, [=, &t]() mutable {
+            LaneWeights w = {};
+            w.rows = rows;
+            w.filters = L::filters;
+            w.errors = errors.data();
+            w.depth = depth;
+            w.error_row_step = L::out * lanes * nr;
+            w.height = w.width = L::out;
+            w.cells = cells.data();
+            w.row_step = L::in * L::channels * lanes;
+            w.step = L::channels * lanes;
+            w.sums = sums.data();
+            t.lane_weights(&w);
           }};
 }
 
@@ -262,7 +292,8 @@ const std::vector<Bench>& benches() {
       {"winograd_pack_input", false, winograd_input},
       {"winograd_pack_weight", false, winograd_weight},
       {"winograd_output", false, winograd_output},
-      {"lane_product, 5x5, 20 to 50", true, lanes},
+      {"lane_product, 5x5, 20 to 50", true, lane_product},
+      {"lane_weights, 5x5, 20 to 50", true, lane_weights},
       {"depthwise, 3x3", true, depthwise},
       {"max_pool, 2x2", false, [](T t) { return max_pool(t, false); }},
       {"max_pool_backward", false, [](T t) { return max_pool(t, true); }},
