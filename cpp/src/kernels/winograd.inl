@@ -7,13 +7,15 @@
 //   B^T = | 0  1  1  0 |     G = | 1/2 1/2 1/2|     A^T = | 1  1  1  0 |
 //         | 0 -1  1  0 |         | 1/2-1/2 1/2|           | 0  1 -1 -1 |
 //         | 0  1  0 -1 |         | 0   0   1  |
-// T = 4, 36 instead of 144, with errors of some 1e-6 of the largest output; for images in lanes (lanes.inl) alone:
-//         | 4  0 -5  0  1  0 |         |  1/4    0    0  |
-//         | 0 -4 -4  1  1  0 |         | -1/6 -1/6  -1/6 |           | 1  1  1  1  1  0 |
-//   B^T = | 0  4 -4 -1  1  0 |     G = | -1/6  1/6  -1/6 |     A^T = | 0  1 -1  2 -2  0 |
-//         | 0 -2 -1  2  1  0 |         | 1/24  1/12  1/6 |           | 0  1  1  4  4  0 |
-//         | 0  2 -1 -2  1  0 |         | 1/24 -1/12  1/6 |           | 0  1 -1  8 -8  1 |
-//         | 0  4  0 -5  0  1 |         |   0    0     1  |
+// T = 4, 36 instead of 144, for images in lanes (lanes.inl) alone. It interpolates at 0, +-1/r, +-r and infinity with
+// r = sqrt(2), where errors are a fifth of those at 0, +-1, +-2 (Barabasz et al. 2020, "Error Analysis and Improving
+// the Accuracy of Winograd Convolution", look for such points), some 1e-6 of the largest output:
+//         | 1   0  -5/2   0   1  0 |         |   1     0    0  |
+//         | 0  -r   -2   1/r  1  0 |         | -r/3  -1/3 -r/6 |           | 1   r    r   1/r  1/r  0 |
+//   B^T = | 0   r   -2  -1/r  1  0 |     G = | -r/3   1/3 -r/6 |     A^T = | 0   1   -1    1   -1   0 |
+//         | 0 -1/r -1/2   r   1  0 |         |  r/6   1/3  r/3 |           | 0  1/r  1/r   r    r   0 |
+//         | 0  1/r -1/2  -r   1  0 |         |  r/6  -1/3  r/3 |           | 0  1/2 -1/2   2   -2   1 |
+//         | 0   1    0  -5/2  0  1 |         |   0     0    1  |
 // Over channels and tiles the element-wise products are S S matrix products, one an element of the S x S patch: operand
 // number i lies at `patch_stride` times i. Tiles run along vectors, numbered as the columns of conv.inl, row by row and
 // image by image; tile (p, q) starts at cell (T p + tap_h[0], T q + tap_w[0]).
@@ -23,6 +25,8 @@ namespace {
 
 template <int T>
 struct Tile {};
+
+constexpr float kRoot = 1.41421356f, kInverseRoot = 0.70710678f;  // r and 1/r
 
 // B^T x.
 inline void input_axis(Tile<2>, vf* x, int step) {
@@ -34,14 +38,15 @@ inline void input_axis(Tile<2>, vf* x, int step) {
 }
 inline void input_axis(Tile<4>, vf* x, int step) {
   const vf x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step], x5 = x[5 * step];
-  const vf two = broadcast(2.0f), four = broadcast(4.0f), minus_four = broadcast(-4.0f), minus_five = broadcast(-5.0f);
-  const vf even = fma(minus_four, x2, x4), odd = fma(minus_four, x1, x3), near = x4 - x2, far = x3 - x1;
-  x[0] = fma(four, x0, fma(minus_five, x2, x4));
-  x[step] = even + odd;
-  x[2 * step] = even - odd;
-  x[3 * step] = fma(two, far, near);
-  x[4 * step] = fma(broadcast(-2.0f), far, near);
-  x[5 * step] = fma(four, x1, fma(minus_five, x3, x5));
+  const vf root = broadcast(kRoot), inverse = broadcast(kInverseRoot), two = broadcast(2.0f), half = broadcast(0.5f);
+  const vf centre = broadcast(2.5f);
+  const vf even = x4 - two * x2, odd = x3 - two * x1, wide_even = x4 - half * x2, wide_odd = x3 - half * x1;
+  x[0] = x0 + x4 - centre * x2;
+  x[step] = fma(inverse, odd, even);
+  x[2 * step] = even - inverse * odd;
+  x[3 * step] = fma(root, wide_odd, wide_even);
+  x[4 * step] = wide_even - root * wide_odd;
+  x[5 * step] = x1 + x5 - centre * x3;
 }
 
 // G g: three taps.
@@ -53,13 +58,13 @@ inline void weight_axis(Tile<2>, vf g0, vf g1, vf g2, vf* out, int step) {
   out[3 * step] = g2;
 }
 inline void weight_axis(Tile<4>, vf g0, vf g1, vf g2, vf* out, int step) {
-  const vf outer = (-1.0f / 6) * (g0 + g2), middle = (1.0f / 6) * g1;
-  const vf wide = (1.0f / 24) * g0 + (1.0f / 6) * g2, half = (1.0f / 12) * g1;
-  out[0] = 0.25f * g0;
-  out[step] = outer - middle;
-  out[2 * step] = outer + middle;
-  out[3 * step] = wide + half;
-  out[4 * step] = wide - half;
+  const vf middle = (1.0f / 3) * g1, near = (kRoot / 6) * g0, far = (kRoot / 6) * g2;
+  const vf even = -2.0f * near - far, wide_even = near + 2.0f * far;
+  out[0] = g0;
+  out[step] = even - middle;
+  out[2 * step] = even + middle;
+  out[3 * step] = wide_even + middle;
+  out[4 * step] = wide_even - middle;
   out[5 * step] = g2;
 }
 
@@ -69,12 +74,13 @@ inline void output_axis(Tile<2>, const vf* m, int step, vf* out, int out_step) {
   out[out_step] = m[step] - m[2 * step] - m[3 * step];
 }
 inline void output_axis(Tile<4>, const vf* m, int step, vf* out, int out_step) {
+  const vf root = broadcast(kRoot), inverse = broadcast(kInverseRoot);
   const vf sum = m[step] + m[2 * step], difference = m[step] - m[2 * step];
   const vf wide_sum = m[3 * step] + m[4 * step], wide_difference = m[3 * step] - m[4 * step];
-  out[0] = m[0] + sum + wide_sum;
-  out[out_step] = fma(broadcast(2.0f), wide_difference, difference);
-  out[2 * out_step] = fma(broadcast(4.0f), wide_sum, sum);
-  out[3 * out_step] = fma(broadcast(8.0f), wide_difference, difference + m[5 * step]);
+  out[0] = fma(root, sum, fma(inverse, wide_sum, m[0]));
+  out[out_step] = difference + wide_difference;
+  out[2 * out_step] = fma(inverse, sum, root * wide_sum);
+  out[3 * out_step] = fma(broadcast(0.5f), difference, fma(broadcast(2.0f), wide_difference, m[5 * step]));
 }
 
 // A e.
@@ -85,15 +91,16 @@ inline void error_axis(Tile<2>, const vf* e, int step, vf* out, int out_step) {
   out[3 * out_step] = -e[step];
 }
 inline void error_axis(Tile<4>, const vf* e, int step, vf* out, int out_step) {
-  const vf even = e[0] + e[2 * step], odd = e[step] + e[3 * step];
-  const vf wide_even = fma(broadcast(4.0f), e[2 * step], e[0]);
-  const vf wide_odd = fma(broadcast(8.0f), e[3 * step], 2.0f * e[step]);
-  out[0] = e[0];
+  const vf root = broadcast(kRoot), inverse = broadcast(kInverseRoot);
+  const vf e0 = e[0], e1 = e[step], e2 = e[2 * step], e3 = e[3 * step];
+  const vf even = fma(root, e0, inverse * e2), odd = fma(broadcast(0.5f), e3, e1);
+  const vf wide_even = fma(inverse, e0, root * e2), wide_odd = fma(broadcast(2.0f), e3, e1);
+  out[0] = e0;
   out[out_step] = even + odd;
   out[2 * out_step] = even - odd;
   out[3 * out_step] = wide_even + wide_odd;
   out[4 * out_step] = wide_even - wide_odd;
-  out[5 * out_step] = e[3 * step];
+  out[5 * out_step] = e3;
 }
 
 // G^T m.
@@ -104,11 +111,11 @@ inline void gradient_axis(Tile<2>, const vf* m, int step, vf* out, int out_step)
   out[2 * out_step] = sum + m[3 * step];
 }
 inline void gradient_axis(Tile<4>, const vf* m, int step, vf* out, int out_step) {
-  const vf sum = (-1.0f / 6) * (m[step] + m[2 * step]), difference = (1.0f / 6) * (m[2 * step] - m[step]);
-  const vf wide_sum = m[3 * step] + m[4 * step], wide_difference = m[3 * step] - m[4 * step];
-  out[0] = 0.25f * m[0] + sum + (1.0f / 24) * wide_sum;
-  out[out_step] = difference + (1.0f / 12) * wide_difference;
-  out[2 * out_step] = sum + (1.0f / 6) * wide_sum + m[5 * step];
+  const vf sum = (kRoot / 6) * (m[step] + m[2 * step]), wide_sum = (kRoot / 6) * (m[3 * step] + m[4 * step]);
+  const vf difference = m[2 * step] - m[step], wide_difference = m[3 * step] - m[4 * step];
+  out[0] = m[0] - 2.0f * sum + wide_sum;
+  out[out_step] = (1.0f / 3) * (difference + wide_difference);
+  out[2 * out_step] = 2.0f * wide_sum - sum + m[5 * step];
 }
 
 // --- tiles of images ---------------------------------------------------------------------------------------------
