@@ -61,15 +61,18 @@ bool ThreadPool::run(Index pieces, int helpers, void (*piece)(void*, Index), voi
   start(helpers);
   piece_ = piece;
   context_ = context;
-  pieces_ = pieces;
-  next_.store(0, std::memory_order_relaxed);
+  runs_ = helpers + 1;
+  for (int r = 0; r < runs_; ++r) {
+    run_[r].next.store(r * pieces / runs_, std::memory_order_relaxed);
+    run_[r].end = (r + 1) * pieces / runs_;
+  }
   const std::uint64_t work = (work_of(gate_.load()) + 1) * one_work;
   gate_.store(work + static_cast<std::uint64_t>(helpers) * one_seat);
   for (int asleep = sleepers_.load(), n = asleep < helpers ? asleep : helpers; n > 0; --n) {
     const std::lock_guard<std::mutex> sleep_lock(sleep_mutex_);
     wake_.notify_one();
   }
-  take_pieces();
+  take_pieces(0);
   gate_.fetch_and(~seats_mask);
   const auto empty = [&] { return (gate_.load(std::memory_order_acquire) & inside_mask) == 0; };
   // A thread that has not come back yet may be waiting for this very core.
@@ -79,19 +82,19 @@ bool ThreadPool::run(Index pieces, int helpers, void (*piece)(void*, Index), voi
 
 void ThreadPool::start(int threads) {
   try {
-    for (; threads_ < threads; ++threads_) std::thread([this] { work(); }).detach();
+    for (; threads_ < threads; ++threads_) std::thread([this, thread = threads_ + 1] { work(thread); }).detach();
   } catch (const std::system_error&) {  // no more threads to be had: those there are do the work
   }
 }
 
-void ThreadPool::work() {
+void ThreadPool::work(int thread) {
   const FlushDenormals flush;
   for (std::uint64_t seen = 0;;) {
     if (!spin(patience, [&] { return join(seen); })) {
       sleep(seen);
       continue;
     }
-    take_pieces();
+    take_pieces(thread);
     gate_.fetch_sub(one_inside, std::memory_order_release);
   }
 }
@@ -108,8 +111,14 @@ bool ThreadPool::join(std::uint64_t& seen) {
   return false;
 }
 
-void ThreadPool::take_pieces() {
-  for (Index i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < pieces_;) piece_(context_, i);
+void ThreadPool::take_pieces(int thread) {
+  for (int i = 0; i < runs_; ++i) {
+    Run& run = run_[(thread + i) % runs_];
+    while (run.next.load(std::memory_order_relaxed) < run.end) {
+      const Index piece = run.next.fetch_add(1, std::memory_order_relaxed);
+      if (piece < run.end) piece_(context_, piece);
+    }
+  }
 }
 
 // Until there is a seat. Both this and run() first write what the other reads next, so that one of them sees the other.

@@ -3,6 +3,9 @@
 // A team whose members meet at a barrier, as OpenMP's do, waits for its slowest thread even where that thread had
 // nothing to do; on a machine shared with other programs it is often not running, and a call of 50 us took up to 28 ms.
 // Here the caller takes pieces itself and waits only for pieces that another thread has begun.
+//
+// Pieces are dealt out in runs, one a thread, the same from call to call, so that a thread finds in its caches what it
+// wrote before: the same rows of the weights, the same images. Who is done with its own run goes on with the others'.
 #pragma once
 
 #include <atomic>
@@ -29,9 +32,9 @@ class ThreadPool {
  private:
   ThreadPool() = default;
   void start(int threads);
-  void work();
+  void work(int thread);
   bool join(std::uint64_t& seen);
-  void take_pieces();
+  void take_pieces(int thread);
   void sleep(std::uint64_t seen);
 
   std::mutex busy_;  // held by the caller whose work is on
@@ -40,8 +43,12 @@ class ThreadPool {
   // The work that is on. Written while the gate is shut and nobody is inside.
   void (*piece_)(void*, Index) = nullptr;
   void* context_ = nullptr;
-  Index pieces_ = 0;
-  alignas(64) std::atomic<Index> next_{0};
+  int runs_ = 0;
+  struct alignas(64) Run {
+    std::atomic<Index> next{0};
+    Index end = 0;
+  };
+  Run run_[most_threads];
 
   // Which work, how many threads may still join it, how many are inside: see the fields in thread_pool.cpp.
   alignas(64) std::atomic<std::uint64_t> gate_{0};
