@@ -1,13 +1,39 @@
 #include <deepnet/layer.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <set>
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
 
 namespace deepnet {
 
 Tensor& Parameter::grad() {
   if (!grad_.defined()) grad_ = Tensor::zeros(data.shape());
+  if (!is_factored()) return grad_;
+  const Index rows = data.shape()[0], columns = data.shape()[1];
+  parallel_for(rows, grain_for(static_cast<double>(columns)), [&](Index begin, Index end) {
+    multiply_factors(begin, end - begin, 0, columns, grad_.data() + begin * columns);
+  });
+  factors_.clear();
   return grad_;
+}
+
+void Parameter::set_grad(Index n, const float* a, const float* b) {
+  factors_.assign(a, a + n * data.shape()[0]);
+  factors_.insert(factors_.end(), b, b + n * data.shape()[1]);
+  if (grad_.defined()) grad();
+}
+
+void Parameter::multiply_factors(Index row, Index rows, Index column, Index columns, float* product) const {
+  const Index m = data.shape()[0], k = data.shape()[1], n = static_cast<Index>(factors_.size()) / (m + k);
+  const KernelTable& kernel = kernels();
+  const float *a = factors_.data() + row, *b = factors_.data() + n * m + column;
+  for (Index i = 0; i < rows; i += kernel.gemm_mr) {
+    const Index here = std::min<Index>(kernel.gemm_mr, rows - i);
+    kernel.gemm_few_rows(here, columns, n, a + i, 1, m, b, k, nullptr, product + i * columns, columns, 0);
+  }
 }
 
 void Layer::forward(const ForwardCall&) const {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import deepnet as dn
-from checks import assert_same_bits, build, normal, run_python, seeded_rng, weights
+from checks import assert_close, assert_same_bits, build, normal, run_python, seeded_rng, weights
 from deepnet import nn, optim
 
 CASES = {
@@ -242,6 +242,39 @@ def test_one_optimizer_in_several_threads():
         thread.join()
     for layer in layers:
         assert_same_bits(layer.weight.data, alone.weight.data)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 16, 17])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "RMSprop"])
+def test_small_batches_do_not_depend_on_who_looks_at_gradients(kind, rows, rng):
+    """With few rows a Linear's gradient may be kept as its factors until somebody asks for it."""
+    specification = [("Linear", (5000, 37)), ("Tanh", ()), ("Linear", (37, 4))]
+    looked_at, left_alone = build(specification), build(specification)
+    left_alone.load_state_dict(looked_at.state_dict())
+    x, target = normal(rng, (rows, 5000)), normal(rng, (rows, 4))
+    trainers = [dn.Trainer(net, nn.MSELoss(), getattr(optim, kind)(lr=1e-3)) for net in (looked_at, left_alone)]
+    for step in range(3):
+        for trainer in trainers:
+            trainer.step(x, target)
+        grad = looked_at[0].weight.grad.copy()
+        if step == 1:
+            assert_same_bits(left_alone[0].weight.grad, grad, "dE/dW at first sight")
+    assert_same_bits(left_alone[0].weight.grad, grad, "dE/dW in its memory")
+    for name, weight in weights(looked_at).items():
+        assert_same_bits(weights(left_alone)[name], weight, name)
+
+
+def test_gradients_of_small_batches_add_up(torch, rng):
+    layer = nn.Linear(40, 30)
+    twin = torch.nn.Linear(40, 30)
+    for _ in range(2):
+        x, dy = normal(rng, (3, 40)), normal(rng, (3, 30))
+        layer(x)
+        layer.backward(dy)
+        twin(torch.from_numpy(x)).backward(torch.from_numpy(dy))
+    assert_close(layer.weight.grad, twin.weight.grad.numpy(), length=6)
+    layer.zero_grad()
+    np.testing.assert_array_equal(layer.weight.grad, 0)
 
 
 def test_rate_follows_a_schedule(torch):

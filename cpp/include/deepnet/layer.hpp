@@ -26,11 +26,21 @@ class Parameter {
   Tensor data;  ///< the values W, float32
   /// dE/dW, of the shape of data; zeros until a backward has added to it. Made at the first call.
   Tensor& grad();
-  /// Whether grad() has been called: what has no gradient is not updated.
-  bool has_grad() const { return grad_.defined(); }
+  /// Whether there is one: grad() or a backward has been called. What has no gradient is not updated.
+  bool has_grad() const { return grad_.defined() || is_factored(); }
+
+  /// Sets dE/dW = A^T B, where W is (m, k), A (n, m) and B (n, k), by copies of A and B: with few rows n an optimizer
+  /// sooner multiplies them than it reads their product from memory. The product is made when grad() is called; where
+  /// that has been called before, at once.
+  void set_grad(Index n, const float* a, const float* b);
+  /// Whether dE/dW is known as a product that has not been made.
+  bool is_factored() const { return !factors_.empty(); }
+  /// Of that product, rows [row, row + rows) and columns [column, column + columns).
+  void multiply_factors(Index row, Index rows, Index column, Index columns, float* product) const;
 
  private:
   Tensor grad_;
+  std::vector<float> factors_;  // A, B
 };
 
 /// Shared by the layer that has it and by whoever looks at it.

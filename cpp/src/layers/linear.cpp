@@ -89,9 +89,14 @@ void Linear::backward(const BackwardCall& call) {
     gemm(n, in_features, out_features, dy_matrix, {weight->data.data(), in_features, 1}, call.d_inputs[0].data(),
          in_features, epilogue, workspace);
   }
-  epilogue.accumulate = call.accumulate;
-  gemm(out_features, in_features, n, dy_matrix.transposed(), {x, in_features, 1}, weight->grad().data(), in_features,
-       epilogue, workspace);
+  constexpr Index few = 16;
+  if (n > 0 && n <= few && !call.accumulate) {
+    weight->set_grad(n, dy, x);
+  } else {
+    epilogue.accumulate = call.accumulate;
+    gemm(out_features, in_features, n, dy_matrix.transposed(), {x, in_features, 1}, weight->grad().data(), in_features,
+         epilogue, workspace);
+  }
   if (bias) {
     float* d_bias = bias->grad().data();
     parallel_for(out_features, grain_for(static_cast<double>(n), 16), [&](Index begin, Index end) {

@@ -38,15 +38,47 @@ Blocks choose_blocks(Index m, Index n, Index k) {
 // Products that one running sum adds up: its rounding grows with their number, that of sums of sums hardly.
 constexpr Index chain = 1024;
 
+// Pieces that the rows of B are cut into where A has few, by shape alone; and each piece's rows. The passes over a
+// layer's weights, of which this is the one backward, so keep to the same rows in every thread.
+struct DepthPieces {
+  Index rows, count;
+
+  DepthPieces(Index m, Index n, Index k)
+      : rows(std::min(std::max<Index>(k, 1), grain_for(static_cast<double>(m + 4) * static_cast<double>(n) / 8, 4))),
+        count(ceil_div(k, rows)) {
+    if (4 * count * m > k) rows = k, count = 1;  // adding up would cost too much
+  }
+};
+
+// A few rows of A times B, a piece of B's rows after the other, whose products are added up.
+void multiply_few_rows(const DepthPieces& pieces, Index m, Index n, Index k, MatrixView a, MatrixView b, float* c,
+                       Index ldc, const GemmEpilogue& epilogue, float* products) {
+  const KernelTable& kernel = kernels();
+  parallel_for(k, pieces.rows, [&](Index begin, Index end) {
+    kernel.gemm_few_rows(m, n, end - begin, a.data + begin * a.col_stride, a.row_stride, a.col_stride,
+                         b.data + begin * b.row_stride, b.row_stride, nullptr, products + begin / pieces.rows * m * n,
+                         n, 0);
+  });
+  for (Index i = 0; i < m; ++i, c += ldc, products += n) {
+    kernel.sum_rows(pieces.count, n, products, m * n, c, epilogue.accumulate);
+    if (epilogue.bias_col) kernel.add(n, epilogue.bias_col, c);
+    apply(epilogue.activation, 1, n, c, ldc);
+  }
+}
+
 // Where one operand is read once or twice, packing it would take longer than the product.
 bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
-                     const GemmEpilogue& epilogue) {
+                     const GemmEpilogue& epilogue, float* workspace) {
   const KernelTable& kernel = kernels();
   constexpr Index few = 16;
   const bool dots = a.col_stride == 1 && b.row_stride == 1 &&
                     (((m <= few || n <= few) && (k >= 128 || m <= 4)) || (m * n <= 4096 && k >= 512));
   const bool few_rows = b.col_stride == 1 && m <= kernel.gemm_mr;
   if (!dots && !few_rows) return false;
+  if (const DepthPieces pieces(m, n, k); few_rows && pieces.count > 1 && pieces.rows <= chain) {
+    multiply_few_rows(pieces, m, n, k, a, b, c, ldc, epilogue, workspace);
+    return true;
+  }
   // Dots have a chain of sums in every lane, few rows one in all.
   const Index depth = even_piece(k, few_rows ? chain : chain * kernel.vector_width);
   const auto multiply = [&](Index row, Index rows, Index column, Index columns) {
@@ -71,7 +103,7 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
     parallel_for(m, grain_for(static_cast<double>(n + 4) * static_cast<double>(k) / 8, 4),
                  [&](Index begin, Index end) { multiply(begin, end - begin, 0, n); });
   } else {
-    parallel_for(n, grain_for(static_cast<double>(m + 4) * static_cast<double>(k) / 8, 64),
+    parallel_for(n, grain_for(static_cast<double>(m + 4) * static_cast<double>(k) / 8, few_rows ? 64 : 4),
                  [&](Index begin, Index end) { multiply(0, m, begin, end - begin); });
   }
   return true;
@@ -147,13 +179,14 @@ void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, Matrix
 
 std::size_t gemm_workspace(Index m, Index n, Index k) {
   const Index nr = kernels().gemm_nr, columns = m > choose_blocks(m, n, k).rows ? round_up(n, nr) + nr : 0;
-  return static_cast<std::size_t>(m + columns) * static_cast<std::size_t>(k);
+  const Index products = m <= kernels().gemm_mr ? DepthPieces(m, n, k).count * m * n : 0;
+  return static_cast<std::size_t>(std::max((m + columns) * k, products));
 }
 
 void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc, const GemmEpilogue& epilogue,
           float* workspace) {
   if (m == 0 || n == 0) return;
-  if (without_packing(m, n, k, a, b, c, ldc, epilogue)) return;
+  if (without_packing(m, n, k, a, b, c, ldc, epilogue, workspace)) return;
   if (const RowsByRows rows = rows_by_rows(m, n, k, a, b); rows.applies)
     return multiply_rows_by_rows(rows, k, a, b, c, ldc, epilogue);
   const KernelTable& kernel = kernels();

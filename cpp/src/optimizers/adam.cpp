@@ -2,7 +2,6 @@
 // algorithm 2, with PyTorch's lr in the decay; AMSGrad: Reddi, Kale and Kumar 2018, algorithm 2, on the uncorrected v.
 #include "common.hpp"
 #include "dispatch.hpp"
-#include "parallel.hpp"
 
 namespace deepnet {
 namespace {
@@ -67,12 +66,11 @@ std::vector<std::string> Adam::buffers() const {
 void Adam::update(Parameter& parameter, Buffers& buffers, Index step) const {
   const AdamStep numbers = numbers_of(*this, decoupled_decay_, step);
   float* weight = parameter.data.data();
-  const float* grad = parameter.grad().data();
   float* mean = elements_of(buffers, mean_name, true);
   float* square = elements_of(buffers, square_name, true);
   float* largest = elements_of(buffers, largest_name, amsgrad);
-  parallel_for(parameter.data.size(), grain_for(10.0, 16), [&](Index begin, Index end) {
-    kernels().adam(&numbers, end - begin, weight + begin, grad + begin, mean + begin, square + begin,
+  for_gradient(parameter, 5.0, [&](Index begin, Index end, const float* grad) {
+    kernels().adam(&numbers, end - begin, weight + begin, grad, mean + begin, square + begin,
                    largest ? largest + begin : nullptr);
   });
 }

@@ -2,7 +2,6 @@
 // recurrent neural networks", equations 38 to 41, but for PyTorch's eps beside the root and lr outside the momentum.
 #include "common.hpp"
 #include "dispatch.hpp"
-#include "parallel.hpp"
 
 namespace deepnet {
 namespace {
@@ -45,13 +44,12 @@ void RMSprop::update(Parameter& parameter, Buffers& buffers, Index) const {
   const RmspropStep numbers{static_cast<float>(lr),  static_cast<float>(alpha),        static_cast<float>(1.0 - alpha),
                             static_cast<float>(eps), static_cast<float>(weight_decay), static_cast<float>(momentum)};
   float* weight = parameter.data.data();
-  const float* grad = parameter.grad().data();
   float* square = elements_of(buffers, square_name, true);
   float* mean = elements_of(buffers, mean_name, centered);
   float* velocity = elements_of(buffers, velocity_name, momentum != 0.0);
-  parallel_for(parameter.data.size(), grain_for(10.0, 16), [&](Index begin, Index end) {
-    kernels().rmsprop(&numbers, end - begin, weight + begin, grad + begin, square + begin,
-                      mean ? mean + begin : nullptr, velocity ? velocity + begin : nullptr);
+  for_gradient(parameter, 5.0, [&](Index begin, Index end, const float* grad) {
+    kernels().rmsprop(&numbers, end - begin, weight + begin, grad, square + begin, mean ? mean + begin : nullptr,
+                      velocity ? velocity + begin : nullptr);
   });
 }
 

@@ -2,7 +2,6 @@
 // after Sutskever, Martens, Dahl and Hinton 2013, equations 3 and 4. PyTorch's velocity has no lr in it.
 #include "common.hpp"
 #include "dispatch.hpp"
-#include "parallel.hpp"
 
 namespace deepnet {
 namespace {
@@ -37,10 +36,9 @@ void SGD::update(Parameter& parameter, Buffers& buffers, Index) const {
   const SgdStep numbers{static_cast<float>(lr), static_cast<float>(momentum), static_cast<float>(weight_decay),
                         nesterov};
   float* weight = parameter.data.data();
-  const float* grad = parameter.grad().data();
   float* velocity = elements_of(buffers, velocity_name, momentum != 0.0);
-  parallel_for(parameter.data.size(), grain_for(4.0, 16), [&](Index begin, Index end) {
-    kernels().sgd(&numbers, end - begin, weight + begin, grad + begin, velocity ? velocity + begin : nullptr);
+  for_gradient(parameter, 2.0, [&](Index begin, Index end, const float* grad) {
+    kernels().sgd(&numbers, end - begin, weight + begin, grad, velocity ? velocity + begin : nullptr);
   });
 }
 
