@@ -56,7 +56,7 @@ void parallel_for(Index n, Index grain, Fn&& fn) {
 
 /// Items a piece: as many as make up about `work_per_piece` units (an element moved, or 16 multiply-adds), rounded
 /// up to a multiple of `multiple`.
-Index grain_for(double work_per_item, Index multiple = 1, double work_per_piece = 65536);
+Index grain_for(double work_per_item, Index multiple = 1, double work_per_piece = 32768);
 
 /// Sums fn(begin, end) (a double) over the pieces of [0, n), always in the same order.
 template <class Fn>

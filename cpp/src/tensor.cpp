@@ -5,7 +5,9 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <vector>
 
 #include <deepnet/error.hpp>
 
@@ -24,6 +26,74 @@ constexpr std::size_t huge_page = std::size_t{2} << 20, huge_from = 2 * huge_pag
 // Of small tensors: malloc's own alignment made larger by hand is several times as fast as asking for it.
 constexpr std::size_t small = 4096;
 
+// Large blocks that were given back, for the next tensor of about that size: fresh memory costs a page fault every page,
+// which takes longer than what an element-wise layer does with it.
+class BlockCache {
+ public:
+  static BlockCache& instance() {
+    static BlockCache& cache = *new BlockCache;  // never destroyed: tensors may outlive main()
+    return cache;
+  }
+
+  // A block of `bytes` or a little more, or null.
+  void* take(std::size_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return nullptr;
+    for (auto it = blocks_.rbegin(); it != blocks_.rend(); ++it) {
+      if (it->bytes < bytes || it->bytes - bytes > bytes / 8) continue;
+      void* const memory = it->memory;
+      total_ -= it->bytes;
+      blocks_.erase(std::next(it).base());
+      return memory;
+    }
+    return nullptr;
+  }
+
+  void give(void* memory, std::size_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock() || bytes > most_kept) return release(memory);
+    for (; total_ + bytes > most_kept; blocks_.erase(blocks_.begin())) {
+      total_ -= blocks_.front().bytes;
+      release(blocks_.front().memory);
+    }
+    blocks_.push_back({memory, bytes});
+    total_ += bytes;
+  }
+
+  void clear() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const Block& block : blocks_) release(block.memory);
+    blocks_.clear();
+    total_ = 0;
+  }
+
+ private:
+  struct Block {
+    void* memory;
+    std::size_t bytes;
+  };
+  static constexpr std::size_t most_kept = std::size_t{128} << 20;
+  static void release(void* memory) { ::operator delete(memory, std::align_val_t{huge_page}); }
+
+  std::mutex mutex_;  // only tried: a child process may have inherited it locked
+  std::vector<Block> blocks_;
+  std::size_t total_ = 0;
+};
+
+void* allocate_block(std::size_t bytes) {
+  BlockCache& cache = BlockCache::instance();
+  if (void* memory = cache.take(bytes)) return memory;
+  void* memory = ::operator new(bytes, std::align_val_t{huge_page}, std::nothrow);
+  if (memory == nullptr) {
+    cache.clear();
+    memory = ::operator new(bytes, std::align_val_t{huge_page}, std::nothrow);
+  }
+#if defined(__linux__)
+  if (memory != nullptr) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: where it is refused, pages are small
+#endif
+  return memory;
+}
+
 std::shared_ptr<void> allocate(std::size_t bytes) {
   const auto too_much = [&] {
     return ValueError("[Tensor] not enough memory for " + std::to_string(bytes) + " bytes");
@@ -37,13 +107,15 @@ std::shared_ptr<void> allocate(std::size_t bytes) {
     void* aligned = memory.get();
     return {memory, std::align(alignment, rounded, aligned, room)};
   }
-  const std::align_val_t align{bytes >= huge_from ? huge_page : alignment};
-  void* memory = ::operator new(rounded, align, std::nothrow);
+  if (bytes >= huge_from) {
+    void* const memory = allocate_block(rounded);
+    if (memory == nullptr) throw too_much();
+    return {memory, [rounded](void* p) { BlockCache::instance().give(p, rounded); }};
+  }
+  constexpr std::align_val_t align{alignment};
+  void* const memory = ::operator new(rounded, align, std::nothrow);
   if (memory == nullptr) throw too_much();
-#if defined(__linux__)
-  if (bytes >= huge_from) madvise(memory, rounded, MADV_HUGEPAGE);  // a wish: where it is refused, pages are small
-#endif
-  return {memory, [align](void* p) { ::operator delete(p, align); }};
+  return {memory, [](void* p) { ::operator delete(p, align); }};
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 namespace deepnet {
 
 /// Multiply-adds that are worth a thread.
-constexpr double least_work = 1 << 20;
+constexpr double least_work = 1 << 19;
 
 /// Depth of the blocks that k is cut into: a panel of B that deep (48 KB with 32 columns) comes from the first- and
 /// second-level cache. 256 and 640 were 1 to 3 % slower on the convolutions of a VGG.

@@ -214,16 +214,24 @@ void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index
     const Index column = i * block.columns, columns = std::min(block.columns, n - column);
     for (Index k0 = 0; k0 < k; k0 += depth) pack_b(column, columns, k0, block_of_b(column, columns, k0));
   };
-  const double block_size = static_cast<double>(std::min(block.rows, block.columns)) * k;
-  parallel_for(row_blocks + (whole_b ? column_blocks : 0), grain_for(block_size), [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) i < row_blocks ? pack_rows_of_a(i) : pack_columns_of_b(i - row_blocks);
+  parallel_for(row_blocks, grain_for(static_cast<double>(block.rows) * k), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) pack_rows_of_a(i);
   });
+  if (whole_b) {
+    parallel_for(column_blocks, grain_for(static_cast<double>(block.columns) * k), [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) pack_columns_of_b(i);
+    });
+  }
 
+  // Blocks that are next to each other along the longer side, as neighbouring pieces are one thread's: what it packed
+  // itself is in its cache, and the other operand is the smaller one.
+  const bool along_rows = m > n;
   parallel_for(row_blocks * column_blocks, 1, [&](Index begin, Index end) {
     float* strip = whole_b ? nullptr : thread_scratch(Scratch::pack, static_cast<std::size_t>(block.columns * depth));
     for (Index task = begin; task < end; ++task) {
-      const Index row = task % row_blocks * block.rows, rows = std::min(block.rows, m - row);
-      const Index column = task / row_blocks * block.columns, columns = std::min(block.columns, n - column);
+      const Index row = (along_rows ? task / column_blocks : task % row_blocks) * block.rows;
+      const Index column = (along_rows ? task % column_blocks : task / row_blocks) * block.columns;
+      const Index rows = std::min(block.rows, m - row), columns = std::min(block.columns, n - column);
       GemmBlock g = {};
       g.m = rows;
       g.n = columns;

@@ -69,7 +69,7 @@ void Adam::update(Parameter& parameter, Buffers& buffers, Index step) const {
   float* mean = elements_of(buffers, mean_name, true);
   float* square = elements_of(buffers, square_name, true);
   float* largest = elements_of(buffers, largest_name, amsgrad);
-  for_gradient(parameter, 5.0, [&](Index begin, Index end, const float* grad) {
+  for_gradient(parameter, 2.5, [&](Index begin, Index end, const float* grad) {
     kernels().adam(&numbers, end - begin, weight + begin, grad, mean + begin, square + begin,
                    largest ? largest + begin : nullptr);
   });

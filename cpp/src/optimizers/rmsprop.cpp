@@ -47,7 +47,7 @@ void RMSprop::update(Parameter& parameter, Buffers& buffers, Index) const {
   float* square = elements_of(buffers, square_name, true);
   float* mean = elements_of(buffers, mean_name, centered);
   float* velocity = elements_of(buffers, velocity_name, momentum != 0.0);
-  for_gradient(parameter, 5.0, [&](Index begin, Index end, const float* grad) {
+  for_gradient(parameter, 2.5, [&](Index begin, Index end, const float* grad) {
     kernels().rmsprop(&numbers, end - begin, weight + begin, grad, square + begin, mean ? mean + begin : nullptr,
                       velocity ? velocity + begin : nullptr);
   });

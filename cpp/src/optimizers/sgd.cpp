@@ -37,7 +37,7 @@ void SGD::update(Parameter& parameter, Buffers& buffers, Index) const {
                         nesterov};
   float* weight = parameter.data.data();
   float* velocity = elements_of(buffers, velocity_name, momentum != 0.0);
-  for_gradient(parameter, 2.0, [&](Index begin, Index end, const float* grad) {
+  for_gradient(parameter, 1.0, [&](Index begin, Index end, const float* grad) {
     kernels().sgd(&numbers, end - begin, weight + begin, grad, velocity ? velocity + begin : nullptr);
   });
 }
