@@ -109,6 +109,9 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
   return true;
 }
 
+// Floats: rows a multiple of 4 KB apart share a set of the first-level cache, which holds 8 lines or more.
+constexpr Index clashing_stride = 1024;
+
 // A product of rows with rows, A B^T where both are contiguous along k, of which one has so few that it stays in the
 // second-level cache: that one is packed, the other read as it lies. Where A is the one, what is made is C^T.
 struct RowsByRows {
@@ -121,7 +124,9 @@ RowsByRows rows_by_rows(Index m, Index n, Index k, MatrixView a, MatrixView b) {
   const bool packs_a = m < n && k >= least_depth;  // turning C takes as long as some 20 steps of k
   const Index packed = packs_a ? m : n;
   const bool rows = a.col_stride == 1 && b.row_stride == 1;
-  return {rows && packed <= most_rows && packed * k <= most_floats, packs_a, packed, packs_a ? n : m};
+  const Index unpacked = packs_a ? n : m, stride = packs_a ? b.col_stride : a.row_stride;
+  const Index most = stride % clashing_stride == 0 ? most_rows / 4 : most_rows;
+  return {rows && packed <= most && packed * k <= most_floats, packs_a, packed, unpacked};
 }
 
 void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
@@ -132,11 +137,12 @@ void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, Matrix
   const float* unpacked = rows.packs_a ? b.data : a.data;
   const Index packed_stride = rows.packs_a ? a.row_stride : b.col_stride;
   const Index stride = rows.packs_a ? b.col_stride : a.row_stride;
-  // Rows a multiple of 4 KB apart share a set of the first-level cache, which holds 8 lines or more.
-  const Index at_once = stride % 1024 == 0 ? 8 : kernel.gemm_mr;
+  const Index at_once = stride % clashing_stride == 0 ? 8 : kernel.gemm_mr;
   const double work = static_cast<double>(rows.packed) * k / 16;
-  // Every task packs for itself: sooner done than fetched from another core's cache.
-  const Index least_rows = std::clamp<Index>(ceil_div(rows.unpacked, 2), 64, 128);
+  // Every task packs for itself: sooner done than fetched from another core's cache. Few tasks, but an even number.
+  constexpr Index most_rows_a_task = 160;
+  const Index pairs = ceil_div(rows.unpacked, 2 * most_rows_a_task),
+              least_rows = std::max<Index>(64, ceil_div(rows.unpacked, 2 * pairs));
   parallel_for(rows.unpacked, std::max<Index>(grain_for(work), least_rows), [&](Index begin, Index end) {
     float* panels = thread_scratch(Scratch::pack, static_cast<std::size_t>(round_up(rows.packed, nr) * k));
     for (Index k0 = 0; k0 < k; k0 += depth) {
