@@ -102,16 +102,17 @@ def test_networks_agree_with_torch(seed, torch):
 WINOGRAD_BOUND = 5e-6
 
 
+@pytest.mark.parametrize("rest", [[("Flatten", ())], []], ids=["in a network", "alone"])
 @pytest.mark.parametrize("channels", [8, 64, 256])
 @pytest.mark.parametrize("side", [8, 17])
-def test_error_of_winograd_is_bounded(channels, side, torch):
+def test_error_of_winograd_is_bounded(channels, side, rest, torch):
     rng = seeded_rng(f"{channels} {side}")
-    specification = [("Conv2d", (channels, channels, 3, 1, 1)), ("Flatten", ())]
+    specification = [("Conv2d", (channels, channels, 3, 1, 1)), *rest]
     ours, theirs = build(specification), build(specification, torch.nn).double()
     for name, p in ours[0].parameters().items():
         p.data[...] = normal(rng, p.data.shape)
         getattr(theirs[0], name).data[...] = torch.from_numpy(np.float64(p.data))
-    x = normal(rng, (2 * LANES, channels, side, side))
+    x = normal(rng, (2 * LANES - 1, channels, side, side))
     wide = torch.from_numpy(np.float64(x)).requires_grad_()
     want = theirs(wide)
     y = ours(x)

@@ -10,6 +10,7 @@
 #include "implicit_gemm.hpp"
 #include "lanes.hpp"
 #include "layout.hpp"
+#include "turned_winograd.hpp"
 #include "winograd.hpp"
 
 namespace deepnet {
@@ -51,6 +52,8 @@ Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
   if (s.lanes && winograd_backward_data_wins(s)) return {winograd_backward_data_workspace, winograd_backward_data};
   if (s.lanes) return {lanes_backward_data_workspace, lanes_backward_data};
   if (depthwise_applies(s)) return {depthwise_backward_data_workspace, depthwise_backward_data};
+  if (turned_winograd_backward_data_wins(s))
+    return {turned_winograd_backward_data_workspace, turned_winograd_backward_data};
   const bool lanes = lanes_backward_data_wins(s);
   if (winograd_backward_data_wins(s) && !(lanes && has_few_channels(s)))
     return {winograd_backward_data_workspace, winograd_backward_data};
@@ -61,6 +64,8 @@ Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
 
 Method<decltype(winograd_backward_weight)> backward_weight_method(const ConvShape& s) {
   if (depthwise_applies(s)) return {depthwise_backward_weight_workspace, depthwise_backward_weight};
+  if (turned_winograd_backward_weight_wins(s))
+    return {turned_winograd_backward_weight_workspace, turned_winograd_backward_weight};
   const bool lanes = lanes_backward_weight_wins(s);
   if (winograd_backward_weight_wins(s) && !(lanes && has_few_channels(s)))
     return {winograd_backward_weight_workspace, winograd_backward_weight};

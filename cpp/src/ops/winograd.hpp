@@ -1,7 +1,8 @@
-// 3 x 3 convolution of stride 1 as 16 matrix products over 2 x 2 tiles of outputs; see kernels/winograd.inl.
+// 3 x 3 convolution of stride 1 as 16 matrix products over 2 x 2 tiles of outputs, or, of images in lanes, 36 over 4 x 4
+// tiles; see kernels/winograd.inl.
 //
-// A tile's transform adds and subtracts up to 16 of its cells before any product, so inputs near the largest float
-// overflow where the direct sum would not, and an infinity or a NaN spreads to all four outputs of its tile (inf -
+// A tile's transform adds and subtracts up to 36 of its cells before any product, so inputs near the largest float
+// overflow where the direct sum would not, and an infinity or a NaN spreads to all outputs of its tile (inf -
 // inf), beyond the pixels whose window holds it. Looking for them first would cost a pass over every input.
 #pragma once
 
@@ -9,8 +10,8 @@
 
 namespace deepnet {
 
-/// Whether Winograd's way is the faster one; false where it cannot go. By the shape of one image alone, so that an
-/// image's result does not depend on its batch.
+/// Whether Winograd's way is the faster one; false where it cannot go. By the shape of one image and by whether images
+/// are in lanes.
 bool winograd_forward_wins(const ConvShape& shape);
 bool winograd_backward_data_wins(const ConvShape& shape);
 bool winograd_backward_weight_wins(const ConvShape& shape);
