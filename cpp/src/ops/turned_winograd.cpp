@@ -23,9 +23,9 @@ Index output_floats(const ConvShape& s) { return outputs_of(in_lanes(s)).size();
 std::size_t images_floats(const ConvShape& s) { return static_cast<std::size_t>(input_floats(s) + output_floats(s)); }
 
 // 2 x 2 tiles cost 4 multiplications a cell, input and output channel, 4 x 4 tiles 2.25 where they do not overhang, at
-// four fifths of the speed; turning moves a cell of every channel. By what was measured on two cores with AVX-512: where
-// it pays, with 128 to 256 channels and 8 to 16 pixels a side, backward takes 4 to 13 % less time; forward would gain
-// nothing.
+// four fifths of the speed; turning moves a cell of every channel. By what was measured on two cores with AVX-512:
+// where it pays, with 128 to 256 channels and 8 to 16 pixels a side, backward takes 4 to 13 % less time; forward would
+// gain nothing.
 bool pays(const ConvShape& s) {
   constexpr Index most_floats = 1 << 21, most_channels = 256;  // beyond, images and weights come from memory
   constexpr double multiplications_a_move = 64, speed = 0.8;
