@@ -25,8 +25,14 @@ constexpr std::size_t huge_page = std::size_t{2} << 20, huge_from = 2 * huge_pag
 
 // Of small tensors: malloc's own alignment made larger by hand is several times as fast as asking for it.
 constexpr std::size_t small = 4096;
+// From here on malloc may give memory back to the system, so that it has to be asked for again.
+constexpr std::size_t kept_from = std::size_t{64} << 10;
 
-// Large blocks that were given back, for the next tensor of about that size: fresh memory costs a page fault every page,
+std::align_val_t alignment_of(std::size_t bytes) {
+  return std::align_val_t{bytes >= huge_from ? huge_page : alignment};
+}
+
+// Blocks that were given back, for the next tensor of about that size: fresh memory costs a page fault every page,
 // which takes longer than what an element-wise layer does with it.
 class BlockCache {
  public:
@@ -40,7 +46,8 @@ class BlockCache {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) return nullptr;
     for (auto it = blocks_.rbegin(); it != blocks_.rend(); ++it) {
-      if (it->bytes < bytes || it->bytes - bytes > bytes / 8) continue;
+      if (it->bytes < bytes || it->bytes - bytes > bytes / 8 || alignment_of(it->bytes) != alignment_of(bytes))
+        continue;
       void* const memory = it->memory;
       total_ -= it->bytes;
       blocks_.erase(std::next(it).base());
@@ -51,10 +58,10 @@ class BlockCache {
 
   void give(void* memory, std::size_t bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock() || bytes > most_kept) return release(memory);
-    for (; total_ + bytes > most_kept; blocks_.erase(blocks_.begin())) {
+    if (!lock.owns_lock() || bytes > most_bytes) return release({memory, bytes});
+    for (; total_ + bytes > most_bytes || blocks_.size() == most_blocks; blocks_.erase(blocks_.begin())) {
       total_ -= blocks_.front().bytes;
-      release(blocks_.front().memory);
+      release(blocks_.front());
     }
     blocks_.push_back({memory, bytes});
     total_ += bytes;
@@ -62,7 +69,7 @@ class BlockCache {
 
   void clear() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (const Block& block : blocks_) release(block.memory);
+    for (const Block& block : blocks_) release(block);
     blocks_.clear();
     total_ = 0;
   }
@@ -72,8 +79,8 @@ class BlockCache {
     void* memory;
     std::size_t bytes;
   };
-  static constexpr std::size_t most_kept = std::size_t{128} << 20;
-  static void release(void* memory) { ::operator delete(memory, std::align_val_t{huge_page}); }
+  static constexpr std::size_t most_bytes = std::size_t{128} << 20, most_blocks = 64;
+  static void release(const Block& block) { ::operator delete(block.memory, alignment_of(block.bytes)); }
 
   std::mutex mutex_;  // only tried: a child process may have inherited it locked
   std::vector<Block> blocks_;
@@ -83,13 +90,14 @@ class BlockCache {
 void* allocate_block(std::size_t bytes) {
   BlockCache& cache = BlockCache::instance();
   if (void* memory = cache.take(bytes)) return memory;
-  void* memory = ::operator new(bytes, std::align_val_t{huge_page}, std::nothrow);
+  void* memory = ::operator new(bytes, alignment_of(bytes), std::nothrow);
   if (memory == nullptr) {
     cache.clear();
-    memory = ::operator new(bytes, std::align_val_t{huge_page}, std::nothrow);
+    memory = ::operator new(bytes, alignment_of(bytes), std::nothrow);
   }
 #if defined(__linux__)
-  if (memory != nullptr) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: where it is refused, pages are small
+  // A wish: where it is refused, pages are small.
+  if (memory != nullptr && bytes >= huge_from) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
   return memory;
 }
@@ -107,7 +115,7 @@ std::shared_ptr<void> allocate(std::size_t bytes) {
     void* aligned = memory.get();
     return {memory, std::align(alignment, rounded, aligned, room)};
   }
-  if (bytes >= huge_from) {
+  if (bytes >= kept_from) {
     void* const memory = allocate_block(rounded);
     if (memory == nullptr) throw too_much();
     return {memory, [rounded](void* p) { BlockCache::instance().give(p, rounded); }};

@@ -73,7 +73,9 @@ Method<decltype(winograd_backward_weight)> backward_weight_method(const ConvShap
   return {implicit_backward_weight_workspace, implicit_backward_weight};
 }
 
-bool weights_go_by_lanes(const ConvShape& s) { return s.lanes && !winograd_backward_weight_wins(s); }
+bool weights_go_by_lanes(const ConvShape& s) {
+  return s.lanes ? !winograd_backward_weight_wins(s) : backward_weight_method(s).run == lanes_backward_weight;
+}
 
 // How images in lanes are cut to add up their errors.
 struct BiasTasks {
