@@ -16,12 +16,12 @@ void lane_tile(const LaneProduct& p, const float* __restrict weight, const float
       const float* w = weight + (r * p.taps_w + s) * p.channels * R;
       for (int64_t i = 0; i < run; ++i, at += W, w += R) {
         vf cell[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) cell[v] = load(at + v * p.step);
 #pragma GCC unroll 16
         for (int k = 0; k < R; ++k) {
           const vf left = broadcast(w[k]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int v = 0; v < V; ++v) sum[k][v] = fma(left, cell[v], sum[k][v]);
         }
       }
@@ -30,7 +30,7 @@ void lane_tile(const LaneProduct& p, const float* __restrict weight, const float
 #pragma GCC unroll 16
   for (int k = 0; k < R; ++k) {
     const vf shift = bias ? broadcast(bias[k]) : vf{};
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       vf value = sum[k][v] + shift;
       if (p.relu) value = select(value < vf{}, vf{}, value);  // NaN stays
@@ -48,19 +48,26 @@ inline LaneTile* lane_tile_of(int64_t rows) {
   return lane_tile<R, V>;
 }
 
+constexpr int FEW_ROWS = 4;
+
 void lane_product(const LaneProduct* product) {
   const LaneProduct& p = *product;
   const int64_t tiles = tile_count(p.rows);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t row = tile_start(p.rows, tiles, tile), rows = tile_start(p.rows, tiles, tile + 1) - row;
     LaneTile *one = lane_tile_of<GEMM_MR, 1>(rows), *two = lane_tile_of<GEMM_MR, 2>(rows);
+    // A few channels are too few sums in flight to hide the latency of a multiply-add: more outputs at once.
+    LaneTile* const four = rows <= FEW_ROWS ? lane_tile_of<FEW_ROWS, 4>(rows) : nullptr;
     const float* weight = p.weight + row * p.taps_h * p.taps_w * p.channels;
     const float* bias = p.bias ? p.bias + row : nullptr;
     for (int64_t j = 0; j < p.width;) {
       const int32_t* inside = p.inside + 2 * j;
-      const bool pair = j + 1 < p.width && inside[0] == inside[2] && inside[1] == inside[3];
-      (pair ? two : one)(p, weight, p.cells + j * p.step, inside[0], inside[1], bias, p.out + row * W + j * p.out_step);
-      j += pair ? 2 : 1;
+      const int64_t most = four && j + 4 <= p.width ? 4 : j + 2 <= p.width ? 2 : 1;
+      int64_t same = 1;
+      while (same < most && inside[0] == inside[2 * same] && inside[1] == inside[2 * same + 1]) ++same;
+      LaneTile* const tile_of = same == 4 ? four : same >= 2 ? two : one;
+      tile_of(p, weight, p.cells + j * p.step, inside[0], inside[1], bias, p.out + row * W + j * p.out_step);
+      j += same == 4 ? 4 : same >= 2 ? 2 : 1;
     }
   }
 }

@@ -358,7 +358,9 @@ bool lanes_forward_wins(const ConvShape& s) {
 
 bool lanes_backward_data_wins(const ConvShape& s) {
   const bool strided = s.stride_h * s.stride_w > 1;  // the implicit product's phases write cell by cell
-  return s.R * s.S >= some_taps && (strided || is_cached(s)) && applies(s, backward_of(s));
+  // Products for what turning the errors costs.
+  const bool enough = s.R * s.S >= many_taps && (s.C >= 8 * s.groups || s.K <= 16 * s.groups);
+  return s.R * s.S >= some_taps && (strided || is_cached(s) || enough) && applies(s, backward_of(s));
 }
 
 std::size_t lanes_forward_workspace(const ConvShape& s) { return plan_floats(forward_of(s)); }
