@@ -4,6 +4,23 @@
 // to shuffle, whatever stride and kernel, and taps outside the image are left out.
 namespace {
 
+void lane_pack_weight(const float* weight, int64_t row_stride, int64_t channel_stride, int64_t rows, int64_t channels,
+                      int64_t taps, const int32_t* place, int64_t tile0, int64_t tile1, float* packed) {
+  const int64_t tiles = tile_count(rows);
+  for (int64_t tile = tile0; tile < tile1; ++tile) {
+    const int64_t first = tile_start(rows, tiles, tile), here = tile_start(rows, tiles, tile + 1) - first;
+    for (int64_t i = 0; i < here; i += W) {
+      const int64_t lanes = here - i < W ? here - i : W;
+      const vmask some = lane_range(0, (int)lanes);
+      const float* from = weight + (first + i) * row_stride;
+      float* to = packed + first * taps * channels + i;
+      for (int64_t c = 0; c < channels; ++c, from += channel_stride, to += here)
+        for (int64_t t = 0; t < taps; ++t)
+          store_first(to + t * channels * here, lanes, gather_lanes(from + place[t], (int32_t)row_stride, some));
+    }
+  }
+}
+
 // R channels of V outputs, p.step apart: the sum over the taps [first, last) of every tap row inside, and all channels.
 template <int R, int V>
 void lane_tile(const LaneProduct& p, const float* __restrict weight, const float* cells, int64_t first, int64_t last,

@@ -37,6 +37,7 @@ struct Phase {
   AxisTaps h, w;
   int32_t* inside;
   std::int64_t* offset;
+  int32_t* place;  // of every tap in the kernel
   float* packed;
   bool joined;  // taps of a row read neighbouring cells
 
@@ -141,13 +142,13 @@ struct Plan {
 
 Index tables_floats(const Convolution& c) {
   const Index taps = 2 * (round_up(c.kernel_h, 16) + round_up(c.kernel_w, 16));
-  const Index offsets = round_up(2 * c.kernel_h * c.kernel_w, 16);  // 8 bytes each
-  return c.phases_h() * c.phases_w() * (taps + round_up(2 * c.out_width, 16) + offsets);
+  const Index cells = c.kernel_h * c.kernel_w, offsets = round_up(2 * cells, 16);  // 8 bytes each
+  return c.phases_h() * c.phases_w() * (taps + round_up(2 * c.out_width, 16) + offsets + round_up(cells, 16));
 }
 
 std::size_t plan_floats(const Convolution& c) {
   const Index weights = round_up(c.out_planes * c.in_planes * c.kernel_h * c.kernel_w, 16);
-  return static_cast<std::size_t>(tables_floats(c) + 3 * weights + c.phases_h() * c.phases_w() * 32);
+  return static_cast<std::size_t>(tables_floats(c) + weights + c.phases_h() * c.phases_w() * 16);
 }
 
 Plan make_plan(const ConvShape& s, const Convolution& c, bool backward, Floats& memory) {
@@ -179,9 +180,13 @@ Plan make_plan(const ConvShape& s, const Convolution& c, bool backward, Floats& 
         p.inside[2 * j + 1] = static_cast<int32_t>(last);
       }
       p.offset = memory.take<std::int64_t>(2 * p.taps());
-      for (Index r = 0; r < p.h.count; ++r)
-        for (Index t = 0; t < p.w.count; ++t)
+      p.place = memory.take<int32_t>(p.taps());
+      for (Index r = 0; r < p.h.count; ++r) {
+        for (Index t = 0; t < p.w.count; ++t) {
           p.offset[r * p.w.count + t] = p.h.cell[r] * c.in_row() + p.w.cell[t] * c.in_planes * lanes();
+          p.place[r * p.w.count + t] = static_cast<int32_t>(p.h.place[r] * c.kernel_w + p.w.place[t]);
+        }
+      }
     }
   }
   return plan;
@@ -191,29 +196,19 @@ Plan make_plan(const ConvShape& s, const Convolution& c, bool backward, Floats& 
 // t at weight + k * out_stride + c * in_stride + t.
 void pack_weights(const Convolution& c, const float* weight, Index out_stride, Index in_stride, Plan& plan,
                   Floats& memory) {
-  const Index cells = c.kernel_h * c.kernel_w, all = cells * c.in_planes;
-  float* by_tap = memory.take<float>(c.out_planes * all);
-  float* rows = memory.take<float>(c.out_planes * all);
-  const std::size_t bytes = static_cast<std::size_t>(c.in_planes) * sizeof(float);
-  float* rows_at = rows;
-  for (Index i = 0; i < plan.phases; ++i)
-    plan.phase[i].packed = memory.take<float>(c.out_planes * c.in_planes * plan.phase[i].taps());
-  parallel_for(c.out_planes, grain_for(static_cast<double>(all)), [&](Index begin, Index end) {
-    for (Index k = begin; k < end; ++k)
-      kernels().transpose(weight + k * out_stride, in_stride, c.in_planes, cells, by_tap + k * all, c.in_planes, 0);
-  });
+  const Index cells = c.kernel_h * c.kernel_w, tiles = ceil_div(c.out_planes, Index{kernels().gemm_mr});
   for (Index i = 0; i < plan.phases; ++i) {
-    const Phase& p = plan.phase[i];
-    const Index depth = c.in_planes * p.taps();
-    for (Index k = 0; k < c.out_planes; ++k) {
-      float* to = rows_at + k * depth;
-      for (Index r = 0; r < p.h.count; ++r) {
-        for (Index t = 0; t < p.w.count; ++t, to += c.in_planes)
-          std::memcpy(to, by_tap + k * all + (p.h.place[r] * c.kernel_w + p.w.place[t]) * c.in_planes, bytes);
-      }
+    Phase& p = plan.phase[i];
+    p.packed = memory.take<float>(c.out_planes * c.in_planes * p.taps());
+    if (cells == 1) {  // strides that pack_a is quicker with
+      kernels().pack_a(weight, out_stride, in_stride, c.out_planes, c.in_planes * p.taps(), p.packed);
+      continue;
     }
-    kernels().pack_a(rows_at, depth, 1, c.out_planes, depth, p.packed);
-    rows_at += c.out_planes * depth;
+    const double work = 4.0 * static_cast<double>(c.in_planes * p.taps()) * kernels().gemm_mr;
+    parallel_for(tiles, grain_for(work), [&](Index begin, Index end) {
+      kernels().lane_pack_weight(weight, out_stride, in_stride, c.out_planes, c.in_planes, p.taps(), p.place, begin,
+                                 end, p.packed);
+    });
   }
 }
 
