@@ -10,26 +10,38 @@
 namespace deepnet {
 
 Tensor& Parameter::grad() {
-  if (!grad_.defined()) grad_ = Tensor::zeros(data.shape());
-  if (!is_factored()) return grad_;
-  const Index rows = data.shape()[0], columns = data.shape()[1];
-  parallel_for(rows, grain_for(static_cast<double>(columns)), [&](Index begin, Index end) {
-    multiply_factors(begin, end - begin, 0, columns, grad_.data() + begin * columns);
-  });
-  factors_.clear();
+  make_grad(Factors(*this));
   return grad_;
 }
 
-void Parameter::set_grad(Index n, const float* a, const float* b) {
-  factors_.assign(a, a + n * data.shape()[0]);
-  factors_.insert(factors_.end(), b, b + n * data.shape()[1]);
-  if (grad_.defined()) grad();
+bool Parameter::has_grad() const {
+  const Factors factors(*this);
+  return grad_.defined() || factors.known();
 }
 
-void Parameter::multiply_factors(Index row, Index rows, Index column, Index columns, float* product) const {
-  const Index m = data.shape()[0], k = data.shape()[1], n = static_cast<Index>(factors_.size()) / (m + k);
+void Parameter::make_grad(const Factors& factors) {
+  if (!grad_.defined()) grad_ = Tensor::zeros(data.shape());
+  if (!factors.known()) return;
+  const Index rows = data.shape()[0], columns = data.shape()[1];
+  parallel_for(rows, grain_for(static_cast<double>(columns)), [&](Index begin, Index end) {
+    factors.multiply(begin, end - begin, 0, columns, grad_.data() + begin * columns);
+  });
+  factors_.clear();
+}
+
+void Parameter::set_grad(Index n, const float* a, const float* b) {
+  const Factors factors(*this);
+  factors_.assign(a, a + n * data.shape()[0]);
+  factors_.insert(factors_.end(), b, b + n * data.shape()[1]);
+  if (grad_.defined()) make_grad(factors);
+}
+
+void Parameter::Factors::multiply(Index row, Index rows, Index column, Index columns, float* product) const {
+  const std::vector<float>& factors = parameter_.factors_;
+  const Shape& shape = parameter_.data.shape();
+  const Index m = shape[0], k = shape[1], n = static_cast<Index>(factors.size()) / (m + k);
   const KernelTable& kernel = kernels();
-  const float *a = factors_.data() + row, *b = factors_.data() + n * m + column;
+  const float *a = factors.data() + row, *b = factors.data() + n * m + column;
   for (Index i = 0; i < rows; i += kernel.gemm_mr) {
     const Index here = std::min<Index>(kernel.gemm_mr, rows - i);
     kernel.gemm_few_rows(here, columns, n, a + i, 1, m, b, k, nullptr, product + i * columns, columns, 0);

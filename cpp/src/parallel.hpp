@@ -32,7 +32,7 @@ void run_pieces(Index pieces, void (*piece)(void* context, Index index), void* c
 }
 
 /// Calls fn(begin, end) for [0, n) in pieces of `grain` items, the last one shorter, on several threads where
-/// there is more than one piece. Choose the grain by the work: a piece should cost 10 us or more (see
+/// there is more than one piece. Choose the grain by the work: a piece should cost 5 us or more (see
 /// grain_for). The first exception thrown is rethrown here.
 template <class Fn>
 void parallel_for(Index n, Index grain, Fn&& fn) {

@@ -68,7 +68,8 @@ class BlockCache {
   }
 
   void clear() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return;
     for (const Block& block : blocks_) release(block);
     blocks_.clear();
     total_ = 0;

@@ -139,6 +139,25 @@ def test_networks_train_in_several_threads_as_they_do_alone(rng):
                 assert_same_bits(trained[name], w, name)
 
 
+def test_one_network_trained_and_looked_at_by_several_threads_never_crashes(rng):
+    """What it learns is then anybody's guess; gradients of small batches are made when they are looked at."""
+    net = nn.Sequential(nn.Linear(300, 200), nn.Tanh(), nn.Linear(200, 10))
+    batches = [(normal(rng, (n, 300)), normal(rng, (n, 10))) for n in (1, 4, 16, 2)]
+
+    def work(i):
+        x, y = batches[i % 4]
+        trainer = dn.Trainer(net, nn.MSELoss(), optim.SGD(lr=0.0))
+        for _ in range(100):
+            if i < 4:
+                trainer.step(x, y)
+            else:
+                assert net[0].weight.grad.shape == (200, 300)
+                net.zero_grad()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+
+
 def test_gil_is_released_during_native_work(rng):
     net = nn.Conv2d(64, 64, 3, padding=1)
     x = normal(rng, (32, 64, 56, 56))

@@ -7,6 +7,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <variant>
@@ -27,20 +28,33 @@ class Parameter {
   /// dE/dW, of the shape of data; zeros until a backward has added to it. Made at the first call.
   Tensor& grad();
   /// Whether there is one: grad() or a backward has been called. What has no gradient is not updated.
-  bool has_grad() const { return grad_.defined() || is_factored(); }
+  bool has_grad() const;
 
   /// Sets dE/dW = A^T B, where W is (m, k), A (n, m) and B (n, k), by copies of A and B: with few rows n an optimizer
   /// sooner multiplies them than it reads their product from memory. The product is made when grad() is called; where
   /// that has been called before, at once.
   void set_grad(Index n, const float* a, const float* b);
-  /// Whether dE/dW is known as a product that has not been made.
-  bool is_factored() const { return !factors_.empty(); }
-  /// Of that product, rows [row, row + rows) and columns [column, column + columns).
-  void multiply_factors(Index row, Index rows, Index column, Index columns, float* product) const;
+
+  /// dE/dW as such a product that has not been made; while this lives, no other thread changes it.
+  class Factors {
+   public:
+    explicit Factors(const Parameter& parameter) : parameter_(parameter), lock_(parameter.mutex_) {}
+    /// Whether dE/dW is known so.
+    bool known() const { return !parameter_.factors_.empty(); }
+    /// Rows [row, row + rows) and columns [column, column + columns) of the product.
+    void multiply(Index row, Index rows, Index column, Index columns, float* product) const;
+
+   private:
+    const Parameter& parameter_;
+    std::lock_guard<std::mutex> lock_;
+  };
 
  private:
+  void make_grad(const Factors& factors);
+
   Tensor grad_;
   std::vector<float> factors_;  // A, B
+  mutable std::mutex mutex_;    // of both
 };
 
 /// Shared by the layer that has it and by whoever looks at it.

@@ -89,7 +89,7 @@ void Linear::backward(const BackwardCall& call) {
     gemm(n, in_features, out_features, dy_matrix, {weight->data.data(), in_features, 1}, call.d_inputs[0].data(),
          in_features, epilogue, workspace);
   }
-  constexpr Index few = 16;
+  constexpr Index few = 16;  // rows whose product is made anew sooner than it is read from memory
   if (n > 0 && n <= few && !call.accumulate) {
     weight->set_grad(n, dy, x);
   } else {

@@ -28,31 +28,40 @@ inline float* elements_of(Optimizer::Buffers& buffers, const char* name, bool ne
   return needed ? buffers.at(name).data() : nullptr;
 }
 
-/// Calls fn(begin, end, grad) for pieces of the parameter's elements, `grad` being dE/dW from `begin` on; of a gradient
-/// that is known by its factors, pieces that stay in the first-level cache.
+/// Calls fn(begin, end, grad) for pieces of the parameter's elements, `grad` being dE/dW from `begin` on.
 template <class Fn>
-void for_gradient(Parameter& parameter, double work_per_element, Fn fn) {
-  if (!parameter.is_factored()) {
-    const float* grad = parameter.grad().data();
-    parallel_for(parameter.data.size(), grain_for(work_per_element, 16),
-                 [&](Index begin, Index end) { fn(begin, end, grad + begin); });
-    return;
-  }
+void for_gradient(const Tensor& gradient, double work_per_element, Fn fn) {
+  const float* grad = gradient.data();
+  parallel_for(gradient.size(), grain_for(work_per_element, 16),
+               [&](Index begin, Index end) { fn(begin, end, grad + begin); });
+}
+
+/// The same of a gradient that is known by its factors: pieces that stay in the first-level cache.
+template <class Fn>
+void for_gradient(const Shape& shape, const Parameter::Factors& factors, double work_per_element, Fn fn) {
   constexpr Index piece = 4096;
-  const Index rows = parameter.data.shape()[0], columns = parameter.data.shape()[1];
-  const Index rows_at_once = std::max<Index>(piece / columns, 1), columns_at_once = std::min(columns, piece);
-  parallel_for(rows, grain_for(work_per_element * static_cast<double>(columns)), [&](Index first, Index last) {
+  const Index rows_at_once = std::max<Index>(piece / shape[1], 1), columns_at_once = std::min(shape[1], piece);
+  parallel_for(shape[0], grain_for(work_per_element * static_cast<double>(shape[1])), [&](Index first, Index last) {
     float* grad = thread_scratch(Scratch::tile, static_cast<std::size_t>(rows_at_once * columns_at_once));
     for (Index row = first; row < last; row += rows_at_once) {
-      const Index rows_here = std::min(rows_at_once, last - row);
-      for (Index column = 0; column < columns; column += columns_at_once) {
-        const Index columns_here = std::min(columns_at_once, columns - column);
-        parameter.multiply_factors(row, rows_here, column, columns_here, grad);
-        const Index begin = row * columns + column;
-        fn(begin, begin + rows_here * columns_here, grad);
+      const Index rows = std::min(rows_at_once, last - row);
+      for (Index column = 0; column < shape[1]; column += columns_at_once) {
+        const Index columns = std::min(columns_at_once, shape[1] - column), begin = row * shape[1] + column;
+        factors.multiply(row, rows, column, columns, grad);
+        fn(begin, begin + rows * columns, grad);
       }
     }
   });
+}
+
+/// Whichever of the two it is.
+template <class Fn>
+void for_gradient(Parameter& parameter, double work_per_element, Fn fn) {
+  {
+    const Parameter::Factors factors(parameter);
+    if (factors.known()) return for_gradient(parameter.data.shape(), factors, work_per_element, fn);
+  }
+  for_gradient(parameter.grad(), work_per_element, fn);
 }
 
 }  // namespace deepnet
