@@ -56,7 +56,7 @@ Execution::Execution(const Graph& graph, const PlanRequest& request)
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const std::size_t v = static_cast<std::size_t>(node.inputs[i]);
       const bool turned = p.turned[i] != no_buffer;
-      const Shape shape = p.lanes ? lanes_shape(plan_.values[v].shape) : plan_.values[v].shape;
+      const Shape shape = stored_shape(plan_.values[v].shape, p.lanes);
       step.inputs.push_back(turned ? Tensor::borrow(arena_at(p.turned[i]), shape, DType::float32, arena_) : values_[v]);
       step.d_inputs.push_back(turned ? Tensor::borrow(arena_at(p.d_turned[i]), shape, DType::float32, arena_)
                                      : d_values_[v]);
@@ -221,18 +221,17 @@ void Execution::run_backward(Step& step, bool accumulate) {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const std::size_t v = static_cast<std::size_t>(inputs[i]);
     Tensor& d_value = d_values_[v];
-    if (p.d_turned[i] != no_buffer) {
-      Tensor target =
-          Tensor::borrow(p.d_extra[i] == no_buffer ? d_value.raw() : arena_at(p.d_extra[i]), d_value.shape());
-      turn(plan_.values[v].shape, !p.lanes, step.d_inputs[i], EmptyLanes::zero, target);
-      if (p.d_extra[i] == no_buffer) continue;
+    const bool added = p.d_extra[i] != no_buffer, turned = p.d_turned[i] != no_buffer;
+    Tensor made;  // what was turned to the layout of the value
+    if (turned) {
+      made = Tensor::borrow(added ? arena_at(p.d_extra[i]) : d_value.raw(), d_value.shape());
+      turn(plan_.values[v].shape, !p.lanes, step.d_inputs[i], EmptyLanes::zero, made);
     }
-    if (p.d_extra[i] == no_buffer) {
-      point_at(d_value, step.d_inputs[i], step.hands_out);
+    if (!added) {
+      if (!turned) point_at(d_value, step.d_inputs[i], step.hands_out);
     } else {
       float* sum = d_value.data();
-      const void* made = p.d_turned[i] == no_buffer ? step.d_inputs[i].raw() : arena_at(p.d_extra[i]);
-      const float* share = static_cast<const float*>(made);
+      const float* share = turned ? made.data() : step.d_inputs[i].data();
       parallel_for(d_value.size(), grain_for(1.0, 64),
                    [&](Index begin, Index end) { kernels().add(end - begin, share + begin, sum + begin); });
     }

@@ -34,9 +34,6 @@ class Planner {
   PlanBuffer& buffer(int index) { return plan_.buffers[static_cast<std::size_t>(index)]; }
   static std::size_t float_bytes(const Shape& shape) { return static_cast<std::size_t>(shape.size()) * sizeof(float); }
   static std::size_t float_bytes(const PlanValue& v) { return float_bytes(v.stored()); }
-  static Shape step_shape(const PlanStep& step, const PlanValue& v) {
-    return step.lanes ? lanes_shape(v.shape) : v.shape;
-  }
 
   int add_buffer(PlanBuffer::Place place, std::size_t bytes, int first, int last, int index = 0) {
     PlanBuffer b;
@@ -206,8 +203,8 @@ class Planner {
       const PlanValue& in = value(inputs[i]);
       if (in.lanes == step.lanes) continue;
       const bool keeps = request_.backward && contract(step.node).backward_needs_input;
-      step.turned[i] =
-          add_buffer(PlanBuffer::Place::arena, float_bytes(step_shape(step, in)), s, keeps ? backward_time(s) : s);
+      step.turned[i] = add_buffer(PlanBuffer::Place::arena, float_bytes(stored_shape(in.shape, step.lanes)), s,
+                                  keeps ? backward_time(s) : s);
     }
   }
 
@@ -254,8 +251,9 @@ class Planner {
     Contract c = contract(step.node);
     if (in.lanes != step.lanes) {  // made in the step's layout, then turned
       const bool same_memory = c.view && i == 0 && buffer(d_out).place == PlanBuffer::Place::arena;
-      step.d_turned[i] =
-          same_memory ? d_out : add_buffer(PlanBuffer::Place::arena, float_bytes(step_shape(step, in)), time, time);
+      step.d_turned[i] = same_memory ? d_out
+                                     : add_buffer(PlanBuffer::Place::arena,
+                                                  float_bytes(stored_shape(in.shape, step.lanes)), time, time);
       c = {};
     }
     if (in.d_buffer != no_buffer) {  // a further consumer: its share is added to what is there
@@ -295,7 +293,7 @@ class Planner {
     for (int s = 0; s < static_cast<int>(plan_.steps.size()); ++s) {
       PlanStep& step = plan_.steps[static_cast<std::size_t>(s)];
       std::vector<Shape> shapes = input_shapes(node(step.node));
-      if (step.lanes) shapes[0] = lanes_shape(shapes[0]);
+      for (Shape& shape : shapes) shape = stored_shape(shape, step.lanes);
       const Memory memory = node(step.node).layer->memory(shapes, request_.backward);
       const int time = backward_time(s);
       if (memory.forward_workspace > 0) {

@@ -42,7 +42,7 @@ struct PlanValue {
   bool lanes = false;        ///< both hold images in lanes (ops/layout.hpp)
 
   /// Of the tensors in the buffers.
-  Shape stored() const { return lanes ? lanes_shape(shape) : shape; }
+  Shape stored() const { return stored_shape(shape, lanes); }
 };
 
 /// A node, or a node and the activation behind it as one.

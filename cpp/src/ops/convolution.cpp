@@ -63,6 +63,9 @@ Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
 }
 
 Method<decltype(winograd_backward_weight)> backward_weight_method(const ConvShape& s) {
+  if (s.lanes && winograd_backward_weight_wins(s))
+    return {winograd_backward_weight_workspace, winograd_backward_weight};
+  if (s.lanes) return {lanes_backward_weight_workspace, lanes_backward_weight};
   if (depthwise_applies(s)) return {depthwise_backward_weight_workspace, depthwise_backward_weight};
   if (turned_winograd_backward_weight_wins(s))
     return {turned_winograd_backward_weight_workspace, turned_winograd_backward_weight};
@@ -71,10 +74,6 @@ Method<decltype(winograd_backward_weight)> backward_weight_method(const ConvShap
     return {winograd_backward_weight_workspace, winograd_backward_weight};
   if (lanes) return {lanes_backward_weight_workspace, lanes_backward_weight};
   return {implicit_backward_weight_workspace, implicit_backward_weight};
-}
-
-bool weights_go_by_lanes(const ConvShape& s) {
-  return s.lanes ? !winograd_backward_weight_wins(s) : backward_weight_method(s).run == lanes_backward_weight;
 }
 
 // How images in lanes are cut to add up their errors.
@@ -121,11 +120,10 @@ void backward_bias(const ConvShape& s, const float* dy, float* d_bias, bool accu
 std::size_t conv_forward_workspace(const ConvShape& s) { return forward_method(s).workspace(s); }
 
 std::size_t conv_backward_workspace(const ConvShape& s) {
-  const std::size_t data = backward_data_method(s).workspace(s);
-  if (!s.lanes) return std::max(data, backward_weight_method(s).workspace(s));
-  if (weights_go_by_lanes(s)) return std::max(data, lanes_backward_weight_workspace(s));
+  const std::size_t floats = std::max(backward_data_method(s).workspace(s), backward_weight_method(s).workspace(s));
+  if (!s.lanes) return floats;
   const BiasTasks t(s);
-  return std::max({data, winograd_backward_weight_workspace(s), static_cast<std::size_t>(t.parts * t.columns)});
+  return std::max(floats, static_cast<std::size_t>(t.parts * t.columns));
 }
 
 void conv_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
@@ -139,8 +137,9 @@ void conv_backward_data(const ConvShape& s, const float* dy, const float* weight
 
 void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, float* d_bias,
                           bool accumulate, float* workspace) {
-  if (weights_go_by_lanes(s)) return lanes_backward_weight_and_bias(s, x, dy, d_weight, d_bias, accumulate, workspace);
-  const auto run = s.lanes ? winograd_backward_weight : backward_weight_method(s).run;
+  const auto run = backward_weight_method(s).run;
+  if (run == lanes_backward_weight)  // which has the errors at hand, packed
+    return lanes_backward_weight_and_bias(s, x, dy, d_weight, d_bias, accumulate, workspace);
   run(s, x, dy, d_weight, accumulate, workspace);
   if (d_bias == nullptr) return;
   if (s.lanes) return lanes_backward_bias(s, dy, d_bias, accumulate, workspace);

@@ -22,6 +22,9 @@ inline bool fills_lanes(Index images) {
 /// The shape in lanes of images (N, C, H, W).
 inline Shape lanes_shape(const Shape& x) { return {image_groups(x[0]), x[2], x[3], x[1], lanes()}; }
 
+/// The shape of x in memory, where x may be in lanes.
+inline Shape stored_shape(const Shape& x, bool in_lanes) { return in_lanes ? lanes_shape(x) : x; }
+
 /// Whether a layer that takes images of both layouts was given them in lanes.
 inline bool is_in_lanes(const Shape& x) { return x.rank() == 5; }
 
