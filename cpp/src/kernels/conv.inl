@@ -25,38 +25,100 @@ inline int split_runs(const ConvGather& g, int64_t j, int64_t n, RowRun* run) {
   return count;
 }
 
-// Lanes of a run whose input cell w + i * stride lies in [0, width).
-inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes) {
+// Lanes, of those at `at`, whose input cell w + i * stride lies in [0, width).
+inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes, int at = 0) {
   const int64_t first = w < 0 ? (-w + stride - 1) / stride : 0;
   const int64_t last = w < width ? (width - w + stride - 1) / stride : 0;
-  return lane_range(first < lanes ? (int)first : lanes, last < lanes ? (int)last : lanes);
+  return lane_range(at + (first < lanes ? (int)first : lanes), at + (last < lanes ? (int)last : lanes));
 }
 
-// Writes rows [row0, row1) of a vector of columns that fall into these runs, row r at out + (r - row0) * out_stride.
-inline void fill_column_rows(const ConvGather& g, int64_t row0, int64_t row1, const RowRun* run, int runs, float* out,
+// Rows [row0, row1) of the column matrix, and the channels [first(t), last(t)) that have one of tap t among them.
+struct ColumnRows {
+  int64_t row0, row1, taps, c0, c_end;
+  ColumnRows(int64_t from, int64_t to, int64_t taps_a_channel)
+      : row0(from), row1(to), taps(taps_a_channel), c0(from / taps), c_end((to + taps - 1) / taps) {}
+
+  int64_t first(int64_t t) const { return c0 * taps + t < row0 ? c0 + 1 : c0; }
+  int64_t last(int64_t t) const { return (c_end - 1) * taps + t < row1 ? c_end : c_end - 1; }
+};
+
+// Whether every tap of every cell of these runs lies in the image: taps rise in both directions.
+inline bool all_inside(const ConvGather& g, const RowRun* run, int runs) {
+  const int64_t top = g.tap_h[0], bottom = g.tap_h[g.taps - 1], left = g.tap_w[0], right = g.tap_w[g.taps - 1];
+  for (int s = 0; s < runs; ++s) {
+    const RowRun& it = run[s];
+    if (it.h + top < 0 || it.h + bottom >= g.height || it.w + left < 0) return false;
+    if (it.w + (it.lanes - 1) * g.stride_w + right >= g.width) return false;
+  }
+  return true;
+}
+
+// Writes rows of a vector of columns of a convolution of stride 1, all of whose taps lie in the image.
+template <int Runs>
+inline void copy_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, float* out,
                              int64_t out_stride) {
-  const int64_t c0 = row0 / g.taps, c_end = (row1 + g.taps - 1) / g.taps;
+  const float* from[Runs];
+  vmask lanes[Runs];
+  for (int s = 0; s < Runs; ++s) {
+    from[s] = run[s].image + run[s].h * g.width + run[s].w - run[s].at;
+    lanes[s] = lane_range(run[s].at, run[s].at + run[s].lanes);
+  }
+  const int64_t taps = g.taps, width = g.width, rest = rows.row1 - rows.row0;
+  const int32_t *tap_h = g.tap_h, *tap_w = g.tap_w;
+  for (int64_t r = 0, c = rows.c0, t = rows.row0 - rows.c0 * taps; r < rest; ++c, t = 0) {
+    for (; t < taps && r < rest; ++t, ++r, out += out_stride) {
+      const int64_t cell = c * g.channel_stride + tap_h[t] * width + tap_w[t];
+      vi cells = (vi)load_lanes(from[0] + cell, lanes[0]);
+      for (int s = 1; s < Runs; ++s) cells |= (vi)load_lanes(from[s] + cell, lanes[s]);
+      store(out, (vf)cells);
+    }
+  }
+}
+
+// Writes rows of a vector of columns made of several runs of a convolution of stride 1, row r at
+// out + (r - row0) * out_stride: loads of what the mask leaves of each run, and one store.
+inline void merge_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, int runs, float* out,
+                              int64_t out_stride) {
+  for (int64_t t = 0; t < g.taps; ++t) {
+    const float* from[W];
+    vmask inside[W];
+    int count = 0;
+    for (int s = 0; s < runs; ++s) {
+      const int64_t h = run[s].h + g.tap_h[t], w = run[s].w + g.tap_w[t];
+      if (h < 0 || h >= g.height) continue;
+      from[count] = run[s].image + h * g.width + w - run[s].at;
+      inside[count++] = lanes_inside(w, 1, g.width, run[s].lanes, run[s].at);
+    }
+    const int64_t c_first = rows.first(t), c_last = rows.last(t);
+    float* to = out + (c_first * g.taps + t - rows.row0) * out_stride;
+    for (int64_t c = c_first; c < c_last; ++c, to += g.taps * out_stride) {
+      vi cells = {};
+      for (int s = 0; s < count; ++s) cells |= (vi)load_lanes(from[s] + c * g.channel_stride, inside[s]);
+      store(to, (vf)cells);
+    }
+  }
+}
+
+// Writes rows of a vector of columns that fall into these runs, row r at out + (r - row0) * out_stride.
+inline void fill_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, int runs, float* out,
+                             int64_t out_stride) {
   for (int s = 0; s < runs; ++s) {
     const RowRun& it = run[s];
     const vmask all = lane_range(0, it.lanes);
     for (int64_t t = 0; t < g.taps; ++t) {
       const int64_t h = it.h + g.tap_h[t], w = it.w + g.tap_w[t];
-      const int64_t c_first = c0 * g.taps + t < row0 ? c0 + 1 : c0;
-      const int64_t c_last = (c_end - 1) * g.taps + t < row1 ? c_end : c_end - 1;
-      float* to = out + (c_first * g.taps + t - row0) * out_stride + it.at;
+      const int64_t c_first = rows.first(t), c_last = rows.last(t);
+      float* to = out + (c_first * g.taps + t - rows.row0) * out_stride + it.at;
       const int64_t to_step = g.taps * out_stride;
       const bool row_inside = h >= 0 && h < g.height;
       const bool whole = row_inside && w >= 0 && w + (it.lanes - 1) * g.stride_w < g.width;
       const vmask inside = whole ? all : row_inside ? lanes_inside(w, g.stride_w, g.width, it.lanes) : lane_range(0, 0);
       const float* from = it.image + h * g.width + w + c_first * g.channel_stride;
-      if (whole && it.lanes == W && g.stride_w == 1) {
+      if (whole && g.stride_w == 1) {  // where W lanes are one run
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) store(to, load(from));
-      } else if (it.lanes == W && g.stride_w == 1) {
-        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
-          store(to, load_lanes(from, inside));
       } else if (g.stride_w == 1) {
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
-          store_lanes(to, all, load_lanes(from, inside));
+          store(to, load_lanes(from, inside));
       } else if (g.stride_w == 2) {
         CellPairs pairs;
         pairs.set(w, row_inside ? 2 * it.lanes - 1 : 0, g.width);
@@ -82,13 +144,19 @@ inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_
                          int64_t out_stride) {
   RowRun run[W];
   const int runs = split_runs(g, j, n, run);
-  if (n < W)
+  if (g.stride_w == 1 && runs <= 3 && all_inside(g, run, runs)) {
+    const auto copy = runs == 1 ? copy_column_rows<1> : runs == 2 ? copy_column_rows<2> : copy_column_rows<3>;
+    return copy(g, ColumnRows(row0, row1, g.taps), run, out, out_stride);
+  }
+  const bool merges = g.stride_w == 1 && run[0].lanes < W;
+  if (n < W && !merges)
     for (int64_t r = row0; r < row1; ++r) store(out + (r - row0) * out_stride, vf{});
   const int64_t at_once =
       g.taps > 1 && g.channel_stride % CLASHING_STRIDE == 0 ? CLASHING_CHANNELS * g.taps : row1 - row0;
-  for (int64_t r = row0; r < row1; r += at_once)
-    fill_column_rows(g, r, r + at_once < row1 ? r + at_once : row1, run, runs, out + (r - row0) * out_stride,
-                     out_stride);
+  for (int64_t r = row0; r < row1; r += at_once) {
+    const ColumnRows rows(r, r + at_once < row1 ? r + at_once : row1, g.taps);
+    (merges ? merge_column_rows : fill_column_rows)(g, rows, run, runs, out + (r - row0) * out_stride, out_stride);
+  }
 }
 
 // Whether the column matrix is the image itself: one tap, which reads every pixel's own cell.

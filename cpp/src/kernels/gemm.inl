@@ -387,7 +387,7 @@ void gemm_rows(const GemmBlock* block, int64_t lda) {
   const int64_t at_once = tiles == 1 ? panels_at_once(g.m) : 1;
   for (int64_t k0 = 0; k0 < g.k || k0 == 0; k0 += row_tile_depth) {
     const int64_t depth = g.k - k0 < row_tile_depth ? g.k - k0 : row_tile_depth;
-    const float* bias = k0 + depth == g.k ? g.bias_col : nullptr;
+    const bool last = k0 + depth == g.k;
     for (int64_t j = 0, panels; j < g.n; j += panels * GEMM_NR) {
       const int64_t left = (g.n - j + GEMM_NR - 1) / GEMM_NR;
       panels = left >= at_once ? at_once : left >= 2 && at_once > 2 ? 2 : 1;
@@ -396,9 +396,13 @@ void gemm_rows(const GemmBlock* block, int64_t lda) {
       for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t first = tile_start(g.m, tiles, tile);
         const int64_t rows = tile_start(g.m, tiles, tile + 1) - first;
-        const TileOut out = {
-            g.c + first * g.ldc + j,    g.ldc, columns, nullptr, bias ? bias + j : nullptr, k0 > 0 || g.accumulate,
-            k0 + depth == g.k && g.relu};
+        const TileOut out = {g.c + first * g.ldc + j,
+                             g.ldc,
+                             columns,
+                             last && g.bias_row ? g.bias_row + first : nullptr,
+                             last && g.bias_col ? g.bias_col + j : nullptr,
+                             k0 > 0 || g.accumulate,
+                             last && g.relu};
         row_tile_of<GEMM_MR>(rows, vectors)(depth, g.a + first * lda + k0, lda, g.b + j * g.k + k0 * GEMM_NR,
                                             g.k * GEMM_NR, out);
       }

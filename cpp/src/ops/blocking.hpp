@@ -12,6 +12,9 @@ constexpr double least_work = 1 << 19;
 /// second-level cache. 256 and 640 were 1 to 3 % slower on the convolutions of a VGG.
 constexpr Index gemm_depth = 384;
 
+/// Floats: rows a multiple of 4 KB apart share a set of the first-level cache, which holds 8 lines or more.
+constexpr Index clashing_stride = 1024;
+
 inline Index ceil_div(Index n, Index by) { return (n + by - 1) / by; }
 inline Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
 

@@ -11,77 +11,132 @@
 #include "column_product.hpp"
 
 namespace deepnet {
+namespace {
 
-std::size_t col2im_backward_data_workspace(const ConvShape& s) {
-  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
-}
+// How the product is cut, by shape alone. Tasks are images and blocks of channels or, where forward keeps a core to a
+// block of filters, those blocks, whose shares of dx are added up.
+struct Cut {
+  Index filters, channels, cells, pixels;  // of a group of channels
+  Index block;                             // channels
+  Index strip;                             // pixels
+  Index plane;                             // floats of one channel while columns are added to it
+  bool halves;                             // with a stride of 2 the even columns of dx are gathered apart from the odd
+  Index filter_blocks, filters_per_block;
 
-// dx = col2im(W^T dy), a task an image and block of channels.
-void col2im_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const KernelTable& kernel = kernels();
-  const Taps taps = forward_taps(s, workspace);
-  float* packed = workspace + taps_floats(s);
-  const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S, pixels = s.P * s.Q;
-  const Index depth = even_piece(filters, gemm_depth);
-  // Blocks of channels that keep a strip of columns within 512 KB, and every core busy where images are few.
-  const Index most_rows = std::max<Index>(cells, (1 << 17) / kernel.gemm_nr);
-  Index block = std::max<Index>(1, std::min(even_piece(channels, std::max<Index>(1, most_rows / cells)), channels));
-  // With a stride of 2 the even columns of dx are gathered apart from the odd ones.
-  constexpr Index most_apart = 1 << 17;  // floats
-  const Index half = (s.W + 1) / 2;
-  const bool halves = s.stride_w == 2 && s.H * 2 * half <= most_apart;
-  const Index plane = halves ? s.H * 2 * half : s.H * s.W;
-  while (block > 1 && halves && block * plane > most_apart) block = (block + 1) / 2;
-  while (s.N * s.groups * ((channels + block - 1) / block) < 8 && block * cells >= 64 && block > 1)
-    block = (block + 1) / 2;
-  const Index blocks = (channels + block - 1) / block;
-  const Index strip =
-      std::min(round_up(pixels, kernel.gemm_nr),
-               std::max<Index>(kernel.gemm_nr, (1 << 17) / (block * cells) / kernel.gemm_nr * kernel.gemm_nr));
+  explicit Cut(const ConvShape& s)
+      : filters(s.K / s.groups), channels(s.C / s.groups), cells(s.R * s.S), pixels(s.P * s.Q) {
+    const Index nr = kernels().gemm_nr;
+    // Blocks of channels that keep a strip of columns within 512 KB, and every core busy where images are few.
+    constexpr Index most = 1 << 17;  // floats
+    const Index most_rows = std::max<Index>(cells, most / nr);
+    block = std::max<Index>(1, std::min(even_piece(channels, std::max<Index>(1, most_rows / cells)), channels));
+    const Index half = (s.W + 1) / 2;
+    halves = s.stride_w == 2 && s.H * 2 * half <= most;
+    plane = halves ? s.H * 2 * half : s.H * s.W;
+    while (block > 1 && halves && block * plane > most) block = (block + 1) / 2;
+    filter_blocks = forward_row_blocks(s);
+    filters_per_block = ceil_div(filters, filter_blocks);
+    const double work_per_channel = static_cast<double>(filters * cells * pixels);
+    while (filter_blocks == 1 && s.N * s.groups * blocks() < 8 && work_per_channel * block >= 2 * least_work &&
+           block > 1) {
+      block = (block + 1) / 2;
+    }
+    strip = std::min(round_up(pixels, nr), std::max<Index>(nr, most / (block * cells) / nr * nr));
+  }
+  Index blocks() const { return ceil_div(channels, block); }
+  Index block_at(Index first) const { return std::min(block, channels - first); }
+};
 
-  for (Index g = 0; g < s.groups; ++g) {
-    const float* w = weight + g * filters * channels * cells;
-    for (Index b = 0; b < blocks; ++b) {
-      const Index row = b * block * cells, rows = std::min(block, channels - b * block) * cells;
-      for (Index k0 = 0; k0 < filters; k0 += depth) {
-        kernel.pack_a(w + k0 * channels * cells + row, 1, channels * cells, rows, std::min(depth, filters - k0),
-                      packed + (g * channels * cells + row) * filters + rows * k0);
-      }
+// W^T of filters [k0, k1) for each block of channels of a group.
+void pack_weight(const Cut& cut, const float* weight, Index k0, Index k1, float* packed) {
+  const Index row = cut.channels * cut.cells, depth = even_piece(k1 - k0, gemm_depth);
+  for (Index c = 0; c < cut.channels; c += cut.block) {
+    const Index rows = cut.block_at(c) * cut.cells;
+    for (Index k = k0; k < k1; k += depth) {
+      kernels().pack_a(weight + k * row + c * cut.cells, 1, row, rows, std::min(depth, k1 - k),
+                       packed + c * cut.cells * (k1 - k0) + rows * (k - k0));
     }
   }
+}
 
-  const double work = static_cast<double>(block * cells * filters) * static_cast<double>(pixels);
-  parallel_for(s.N * s.groups * blocks, grain_for(work / 16), [&](Index begin, Index end) {
-    float* errors = thread_scratch(Scratch::pack, static_cast<std::size_t>(depth * strip));
-    float* tile = thread_scratch(Scratch::tile, static_cast<std::size_t>(block * cells * strip));
-    for (Index task = begin; task < end; ++task) {
-      const Index b = task % blocks, g = task / blocks % s.groups, image = task / blocks / s.groups;
-      const Index channel = g * channels + b * block, count = std::min(block, channels - b * block);
-      float* planes = dx + (image * s.C + channel) * s.H * s.W;
-      float* out = halves ? thread_scratch(Scratch::columns, static_cast<std::size_t>(count * plane)) : planes;
-      const float* in = dy + (image * s.K + g * filters) * pixels;
-      ConvGather gather = forward_gather(s, nullptr, taps);
-      gather.channel_stride = plane;
-      std::memset(out, 0, static_cast<std::size_t>(count * plane) * sizeof(float));
-      GemmBlock product = {};
-      product.m = count * cells;
-      product.b = errors;
-      product.c = tile;
-      product.ldc = strip;
-      for (Index j = 0; j < pixels; j += strip) {
-        product.n = std::min(strip, pixels - j);
-        for (Index k0 = 0; k0 < filters; k0 += depth) {
-          product.k = std::min(depth, filters - k0);
-          product.accumulate = k0 > 0;
-          product.a = packed + channel * cells * filters + product.m * k0;
-          kernel.pack_b(in + k0 * pixels + j, pixels, 1, product.k, product.n, product.k, errors);
-          kernel.gemm_packed(&product);
+// dE/dx of the block of channels from c on, by filters [k0, k1), to `planes` of one image.
+void add_columns(const ConvShape& s, const Cut& cut, const Taps& taps, const float* packed, const float* dy, Index c,
+                 Index k0, Index k1, float* planes) {
+  const KernelTable& kernel = kernels();
+  const Index count = cut.block_at(c), depth = even_piece(k1 - k0, gemm_depth), pixels = cut.pixels;
+  float* errors = thread_scratch(Scratch::pack, static_cast<std::size_t>(depth * cut.strip));
+  float* tile = thread_scratch(Scratch::tile, static_cast<std::size_t>(cut.block * cut.cells * cut.strip));
+  float* out = cut.halves ? thread_scratch(Scratch::columns, static_cast<std::size_t>(count * cut.plane)) : planes;
+  ConvGather gather = forward_gather(s, nullptr, taps);
+  gather.channel_stride = cut.plane;
+  std::memset(out, 0, static_cast<std::size_t>(count * cut.plane) * sizeof(float));
+  GemmBlock product = {};
+  product.m = count * cut.cells;
+  product.b = errors;
+  product.c = tile;
+  product.ldc = cut.strip;
+  for (Index j = 0; j < pixels; j += cut.strip) {
+    product.n = std::min(cut.strip, pixels - j);
+    for (Index k = k0; k < k1; k += depth) {
+      product.k = std::min(depth, k1 - k);
+      product.accumulate = k > k0;
+      product.a = packed + c * cut.cells * (k1 - k0) + product.m * (k - k0);
+      kernel.pack_b(dy + k * pixels + j, pixels, 1, product.k, product.n, product.k, errors);
+      kernel.gemm_packed(&product);
+    }
+    (cut.halves ? kernel.scatter_columns_halves : kernel.scatter_columns)(&gather, product.m, j, product.n, tile,
+                                                                          cut.strip, out);
+  }
+  const Index half = (s.W + 1) / 2;
+  for (Index row = 0; cut.halves && row < count * s.H; ++row)
+    kernel.interleave_rows(s.W, out + row * 2 * half, out + row * 2 * half + half, planes + row * s.W);
+}
+
+// Every block of filters' share, the first one in dx, the others in `shares`; then their sum.
+void add_shares(const ConvShape& s, const Cut& cut, const Taps& taps, const float* dy, const float* weight, float* dx,
+                float* packed, float* shares) {
+  const Index cells = s.N * s.C * s.H * s.W, plane = s.H * s.W;
+  parallel_for(cut.filter_blocks, 1, [&](Index begin, Index end) {
+    for (Index b = begin; b < end; ++b) {
+      const Index k0 = b * cut.filters_per_block, k1 = std::min(k0 + cut.filters_per_block, cut.filters);
+      float* share = b == 0 ? dx : shares + (b - 1) * cells;
+      for (Index g = 0; g < s.groups; ++g) {
+        float* own = packed + (g * cut.filters + k0) * cut.channels * cut.cells;
+        pack_weight(cut, weight + g * cut.filters * cut.channels * cut.cells, k0, k1, own);
+        for (Index n = 0; n < s.N; ++n) {
+          for (Index c = 0; c < cut.channels; c += cut.block)
+            add_columns(s, cut, taps, own, dy + (n * s.K + g * cut.filters) * cut.pixels, c, k0, k1,
+                        share + (n * s.C + g * cut.channels + c) * plane);
         }
-        (halves ? kernel.scatter_columns_halves : kernel.scatter_columns)(&gather, product.m, j, product.n, tile, strip,
-                                                                          out);
       }
-      for (Index row = 0; halves && row < count * s.H; ++row)
-        kernel.interleave_rows(s.W, out + row * 2 * half, out + row * 2 * half + half, planes + row * s.W);
+    }
+  });
+  for (Index b = 1; b < cut.filter_blocks; ++b) kernels().add(cells, shares + (b - 1) * cells, dx);
+}
+
+}  // namespace
+
+std::size_t col2im_backward_data_workspace(const ConvShape& s) {
+  const Index shares = Cut(s).filter_blocks - 1;
+  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S + shares * s.N * s.C * s.H * s.W);
+}
+
+// dx = col2im(W^T dy)
+void col2im_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
+  const Taps taps = forward_taps(s, workspace);
+  const Cut cut(s);
+  float* packed = workspace + taps_floats(s);
+  const Index group_floats = cut.filters * cut.channels * cut.cells;
+  if (cut.filter_blocks > 1) return add_shares(s, cut, taps, dy, weight, dx, packed, packed + s.groups * group_floats);
+  for (Index g = 0; g < s.groups; ++g)
+    pack_weight(cut, weight + g * group_floats, 0, cut.filters, packed + g * group_floats);
+  const Index blocks = cut.blocks();
+  const double work = static_cast<double>(cut.block * cut.cells * cut.filters) * static_cast<double>(cut.pixels);
+  parallel_for(s.N * s.groups * blocks, grain_for(work / 16), [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index c = task % blocks * cut.block, g = task / blocks % s.groups, n = task / blocks / s.groups;
+      add_columns(s, cut, taps, packed + g * group_floats, dy + (n * s.K + g * cut.filters) * cut.pixels, c, 0,
+                  cut.filters, dx + (n * s.C + g * cut.channels + c) * s.H * s.W);
     }
   });
 }

@@ -1,4 +1,5 @@
-// Strips of columns are tasks: a strip's columns are packed block by block of depth and multiplied with all of A.
+// Strips of columns are tasks: a strip's columns are packed block by block of depth and multiplied with all of A. Where
+// columns are few and A is large, rows of A are tasks: each core keeps to its own, and packs the columns for itself.
 #include "column_product.hpp"
 
 #include <algorithm>
@@ -12,10 +13,13 @@
 namespace deepnet {
 namespace {
 
+// Depth of blocks of an A that is not packed: gemm_rows has its panels of B in the first-level cache.
+constexpr Index unpacked_depth = 256;
+
 // One strip of columns [j0, j0 + n) to c, rows ldc apart.
 void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index ldc) {
   const KernelTable& kernel = kernels();
-  const Index block = even_piece(p.depth, gemm_depth);
+  const Index block = even_piece(p.depth, p.a ? unpacked_depth : gemm_depth);
   float* columns = thread_scratch(Scratch::pack, static_cast<std::size_t>(block * round_up(n, kernel.gemm_nr)));
   GemmBlock g = {};
   g.m = p.rows;
@@ -28,11 +32,15 @@ void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index l
     kernel.pack_columns(&p.gather, k0, k1, j0, n, columns);
     const bool last = k1 == p.depth;
     g.k = k1 - k0;
-    g.a = p.packed_a + p.rows * k0;
+    g.a = p.a ? p.a + k0 : p.packed_a + p.rows * k0;
     g.accumulate = k0 > 0;
     g.bias_row = last ? p.bias : nullptr;
     g.relu = last && is_fused(p.activation);
-    kernel.gemm_packed(&g);
+    if (p.a) {
+      kernel.gemm_rows(&g, p.a_stride);
+    } else {
+      kernel.gemm_packed(&g);
+    }
   }
   apply_unfused(p.activation, p.rows, n, c, ldc);
 }
@@ -57,6 +65,27 @@ void scatter_strip(const ColumnProduct& p, Index j0, Index n, const float* tile,
     }
     done += run;
   }
+}
+
+// Blocks that the rows of an A that is not packed are cut into: where A is larger than the images, it is not A that
+// every task reads. Packing columns takes as long as some 16 rows.
+Index row_blocks_of(Index rows, Index depth, Index columns, Index cells) {
+  constexpr Index least_rows = 24;
+  Index blocks = 1;
+  while (rows * depth > cells && blocks < 16 && rows >= 2 * least_rows * blocks &&
+         static_cast<double>(rows / blocks) * depth * columns >= 2 * least_work) {
+    blocks *= 2;
+  }
+  return blocks;
+}
+
+// The same product for rows [first, first + rows) of an A that is not packed.
+ColumnProduct rows_of(ColumnProduct p, Index first, Index rows) {
+  p.rows = rows;
+  p.a += first * p.a_stride;
+  if (p.bias) p.bias += first;
+  p.out += first * p.out_plane_stride;
+  return p;
 }
 
 }  // namespace
@@ -89,6 +118,12 @@ ConvGather forward_gather(const ConvShape& s, const float* x, const Taps& taps) 
   return g;
 }
 
+Index forward_row_blocks(const ConvShape& s) {
+  const Index channels = s.C / s.groups, depth = channels * s.R * s.S, pixels = s.P * s.Q;
+  if (!few_columns(s.N, pixels, depth)) return 1;
+  return row_blocks_of(s.K / s.groups, depth, s.N * pixels, s.N * channels * s.H * s.W);
+}
+
 Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* position) {
   Index count = 0;
   for (Index r = s.R; r-- > 0;) {
@@ -119,26 +154,36 @@ void multiply_columns(const ColumnProduct& p) {
   const Index span = in_place ? pixels : p.images * pixels, spans = in_place ? p.images : 1;
   if (span == 0 || spans == 0) return;
 
-  Index strip = std::min(round_up(even_piece(span, 512), nr), round_up(span, nr));
-  const double work_per_column = static_cast<double>(p.rows) * p.depth;
-  while (spans * ((span + strip - 1) / strip) < 16 && work_per_column * strip >= 2 * least_work && strip > 2 * nr) {
-    strip = round_up(strip / 2, nr);
-  }
-  const Index strips = (span + strip - 1) / strip;
+  const ConvGather& g = p.gather;
+  const Index row_blocks =
+      p.a ? row_blocks_of(p.rows, p.depth, p.images * pixels, p.images * p.depth / g.taps * g.height * g.width) : 1;
+  Index strip = p.a ? nr : std::min(round_up(even_piece(span, 512), nr), round_up(span, nr));
+  const double work_per_column = static_cast<double>(p.rows) * p.depth / row_blocks;
+  const auto tasks = [&] { return spans * ceil_div(span, strip) * row_blocks; };
+  while (tasks() < 16 && work_per_column * strip >= 2 * least_work && strip > 2 * nr) strip = round_up(strip / 2, nr);
+  const Index strips = ceil_div(span, strip), block = ceil_div(p.rows, row_blocks);
   const Index grain = grain_for(work_per_column * std::min(strip, span) / 16);
 
-  parallel_for(spans * strips, grain, [&](Index begin, Index end) {
+  parallel_for(tasks(), grain, [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
-      const Index image = task / strips, first = task % strips * strip, n = std::min(strip, span - first);
+      const Index first_row = task / (spans * strips) * block, image = task % (spans * strips) / strips;
+      const Index first = task % strips * strip, n = std::min(strip, span - first);
+      const ColumnProduct part = row_blocks == 1 ? p : rows_of(p, first_row, std::min(block, p.rows - first_row));
       if (in_place) {
-        multiply_strip(p, image * pixels + first, n, p.out + image * p.out_image_stride + first, p.out_plane_stride);
+        multiply_strip(part, image * pixels + first, n, part.out + image * p.out_image_stride + first,
+                       p.out_plane_stride);
       } else {
-        float* tile = thread_scratch(Scratch::tile, static_cast<std::size_t>(p.rows * strip));
-        multiply_strip(p, first, n, tile, strip);
-        scatter_strip(p, first, n, tile, strip);
+        float* tile = thread_scratch(Scratch::tile, static_cast<std::size_t>(part.rows * strip));
+        multiply_strip(part, first, n, tile, strip);
+        scatter_strip(part, first, n, tile, strip);
       }
     }
   });
+}
+
+bool few_columns(Index images, Index pixels, Index a_stride) {
+  constexpr Index most = 256;
+  return images * pixels <= most && a_stride % clashing_stride != 0;
 }
 
 void pack_blocks(const float* a, Index row_stride, Index rows, Index depth, float* packed) {

@@ -26,11 +26,14 @@ Index phase_taps(const ConvShape& shape, Index a, Index b, const Taps& taps, Ind
 /// The columns that forward multiplies with: those of x, of one group's channels.
 ConvGather forward_gather(const ConvShape& shape, const float* x, const Taps& taps);
 
-// A (rows x depth, packed in blocks of k) times a column matrix, written to the planes of an image.
+// A (rows x depth) times a column matrix, written to the planes of an image. A is packed in blocks of k or, for few
+// columns, as it lies, its rows a_stride apart.
 struct ColumnProduct {
   ConvGather gather;
   Index images, rows, depth;
-  const float* packed_a;
+  const float* packed_a = nullptr;
+  const float* a = nullptr;
+  Index a_stride = 0;
   const float* bias = nullptr;
   Activation activation = {};
   float* out;  // cell (0, 0) of plane 0 of image 0
@@ -40,6 +43,12 @@ struct ColumnProduct {
 };
 
 void multiply_columns(const ColumnProduct& product);
+
+/// Whether A had better stay as it lies: where it meets so few columns that packing would take as long as the product.
+bool few_columns(Index images, Index pixels, Index a_stride);
+
+/// Blocks that the filters of forward are cut into, each of which a core keeps to.
+Index forward_row_blocks(const ConvShape& shape);
 
 /// Packs a rows x depth matrix, rows row_stride apart, for ColumnProduct::packed_a.
 void pack_blocks(const float* a, Index row_stride, Index rows, Index depth, float* packed);

@@ -109,9 +109,6 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
   return true;
 }
 
-// Floats: rows a multiple of 4 KB apart share a set of the first-level cache, which holds 8 lines or more.
-constexpr Index clashing_stride = 1024;
-
 // A product of rows with rows, A B^T where both are contiguous along k, of which one has so few that it stays in the
 // second-level cache: that one is packed, the other read as it lies. Where A is the one, what is made is C^T.
 struct RowsByRows {

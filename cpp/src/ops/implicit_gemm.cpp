@@ -26,56 +26,71 @@ void clear_phase(const ConvShape& s, Index a, Index b, float* dx) {
   });
 }
 
-// How dE/dW is cut into tasks: image groups, each with its own partial sums, added in order afterwards, times splits of
-// the column matrix's rows. Few groups where dE/dW is large, because their sums cost memory traffic.
+// How dE/dW is cut into tasks: blocks of filters, each core keeping to those of forward; image groups, each with its
+// own partial sums, added in order afterwards; splits of the column matrix's rows. Few groups where dE/dW is large,
+// because their sums cost memory traffic. Where one run has all pixels, the sums go to dE/dW at once.
 struct WeightTasks {
-  Index image_groups, images_per_group, row_splits, rows_per_split;
+  Index image_groups, images_per_group, row_splits, rows_per_split, filter_blocks, filters_per_block;
+  bool at_once;
+
+  explicit WeightTasks(const ConvShape& s) {
+    const Index pixels = s.P * s.Q, filters = s.K / s.groups, rows = s.C / s.groups * s.R * s.S;
+    const double work = static_cast<double>(s.N * pixels) * rows * filters;
+    const Index wanted = std::clamp<Index>(s.N * pixels / 2048, 1, 8);
+    images_per_group = even_piece(s.N, std::max<Index>(1, ceil_div(s.N, wanted)));
+    image_groups = std::max<Index>(1, ceil_div(s.N, images_per_group));
+    at_once = image_groups == 1 && s.N * pixels <= kRowRun;
+    filter_blocks = at_once ? forward_row_blocks(s) : 1;
+    filters_per_block = ceil_div(filters, filter_blocks);
+    row_splits = 1;
+    while (tasks() * s.groups < 8 && rows / row_splits >= 128 &&
+           work / static_cast<double>(tasks()) >= 2 * least_work) {
+      row_splits *= 2;
+    }
+    rows_per_split = ceil_div(rows, row_splits);
+  }
+  Index tasks() const { return row_splits * image_groups * filter_blocks; }  // of each group of channels
 };
 
-WeightTasks weight_tasks(const ConvShape& s) {
-  const Index pixels = s.P * s.Q, rows = s.C / s.groups * s.R * s.S;
-  const double work = static_cast<double>(s.N * pixels) * rows * (s.K / s.groups);
-  WeightTasks t;
-  const Index wanted = std::clamp<Index>(s.N * pixels / 2048, 1, 8);
-  t.images_per_group = even_piece(s.N, std::max<Index>(1, (s.N + wanted - 1) / wanted));
-  t.image_groups = std::max<Index>(1, (s.N + t.images_per_group - 1) / t.images_per_group);
-  t.row_splits = 1;
-  while (t.row_splits * t.image_groups * s.groups < 8 && rows / t.row_splits >= 128 &&
-         work / static_cast<double>(t.row_splits * t.image_groups) >= 2 * least_work) {
-    t.row_splits *= 2;
-  }
-  t.rows_per_split = (rows + t.row_splits - 1) / t.row_splits;
-  return t;
-}
-
-// dy^T of pixels [j0, j0 + n) and one group's filters, packed as the right operand.
-void pack_errors(const ConvShape& s, const float* dy, Index j0, Index n, float* packed) {
+// dy^T of pixels [j0, j0 + n) and filters from that of `dy` on, packed as the right operand.
+void pack_errors(const ConvShape& s, const float* dy, Index filters, Index j0, Index n, float* packed) {
   const Index pixels = s.P * s.Q;
   for (Index done = 0; done < n;) {
     const Index image = (j0 + done) / pixels, pixel = (j0 + done) % pixels;
     const Index run = std::min(n - done, pixels - pixel);
-    kernels().pack_b(dy + image * s.K * pixels + pixel, 1, pixels, run, s.K / s.groups, n,
-                     packed + done * kernels().gemm_nr);
+    kernels().pack_b(dy + image * s.K * pixels + pixel, 1, pixels, run, filters, n, packed + done * kernels().gemm_nr);
     done += run;
   }
 }
 
-// Rows [row0, row1) of d_W^T (CRS x K), summed over images [n0, n1).
-void weight_task(const ConvShape& s, const ConvGather& gather, const float* dy, Index row0, Index row1, Index n0,
-                 Index n1, float* sums) {
+// One task: the rows [row0, row1) of d_W^T (CRS x K) for some filters, summed over images [n0, n1).
+struct WeightTask {
+  Index row0, row1, filters, n0, n1;
+  ConvGather gather;
+  const float* dy;  // of the first filter
+};
+
+// To sums or, of a single run of pixels, transposed to d_weight.
+void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* d_weight, bool accumulate) {
   constexpr Index rows_at_once = 126;  // columns of 126 rows x 256 pixels leave room in a 256 KB cache
   const KernelTable& kernel = kernels();
-  const Index filters = s.K / s.groups, first = n0 * s.P * s.Q, last = n1 * s.P * s.Q;
+  const Index depth = s.C / s.groups * s.R * s.S, first = t.n0 * s.P * s.Q, last = t.n1 * s.P * s.Q;
   const Index run = even_piece(last - first, kRowRun);
-  float* errors = thread_scratch(Scratch::pack, static_cast<std::size_t>(run * round_up(filters, kernel.gemm_nr)));
+  float* errors = thread_scratch(Scratch::pack, static_cast<std::size_t>(run * round_up(t.filters, kernel.gemm_nr)));
   float* columns = thread_scratch(Scratch::columns, static_cast<std::size_t>(rows_at_once * kRowRunStride + kRowRun));
   for (Index j = first; j < last; j += run) {
     const Index n = std::min(run, last - j);
-    pack_errors(s, dy, j, n, errors);
-    for (Index row = row0; row < row1; row += rows_at_once) {
-      const Index rows = std::min(rows_at_once, row1 - row);
-      kernel.gather_columns(&gather, row, row + rows, j, n, columns);
-      kernel.gemm_row_runs(rows, filters, n, columns, errors, sums + row * filters, filters, j > first);
+    pack_errors(s, t.dy, t.filters, j, n, errors);
+    for (Index row = t.row0; row < t.row1; row += rows_at_once) {
+      const Index rows = std::min(rows_at_once, t.row1 - row);
+      kernel.gather_columns(&t.gather, row, row + rows, j, n, columns);
+      if (d_weight) {
+        const GemmBlock g = {rows,  t.filters, n,       columns,    errors, d_weight + row,
+                             depth, nullptr,   nullptr, accumulate, 0};
+        kernel.gemm_rows_transposed(&g, kRowRunStride);
+      } else {
+        kernel.gemm_row_runs(rows, t.filters, n, columns, errors, sums + row * t.filters, t.filters, j > first);
+      }
     }
   }
 }
@@ -92,7 +107,9 @@ std::size_t implicit_backward_data_workspace(const ConvShape& s) {
 }
 
 std::size_t implicit_backward_weight_workspace(const ConvShape& s) {
-  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S * weight_tasks(s).image_groups);
+  const WeightTasks t(s);
+  if (t.at_once) return taps_floats(s);
+  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S * t.image_groups);
 }
 
 void implicit_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
@@ -100,14 +117,20 @@ void implicit_forward(const ConvShape& s, const float* x, const float* weight, c
   const Taps taps = forward_taps(s, workspace);
   float* packed = workspace + taps_floats(s);
   const Index filters = s.K / s.groups, channels = s.C / s.groups, depth = channels * s.R * s.S;
+  const bool packs = !few_columns(s.N, s.P * s.Q, depth);
   for (Index g = 0; g < s.groups; ++g) {
-    pack_blocks(weight + g * filters * depth, depth, filters, depth, packed);
     ColumnProduct p = {};
+    if (packs) {
+      pack_blocks(weight + g * filters * depth, depth, filters, depth, packed);
+      p.packed_a = packed;
+    } else {
+      p.a = weight + g * filters * depth;
+      p.a_stride = depth;
+    }
     p.gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
     p.images = s.N;
     p.rows = filters;
     p.depth = depth;
-    p.packed_a = packed;
     p.bias = bias ? bias + g * filters : nullptr;
     p.activation = activation;
     p.out = y + g * filters * s.P * s.Q;
@@ -178,24 +201,32 @@ void implicit_backward_weight(const ConvShape& s, const float* x, const float* d
   float* sums = workspace + taps_floats(s);
   const Index filters = s.K / s.groups, channels = s.C / s.groups, rows = channels * s.R * s.S;
   const Index one_sum = s.K * rows;  // all groups of channels, [g][row][filter]
-  const WeightTasks t = weight_tasks(s);
+  const WeightTasks t(s);
   if (s.N == 0) {
-    std::memset(sums, 0, static_cast<std::size_t>(one_sum) * sizeof(float));
+    if (!accumulate) std::memset(d_weight, 0, static_cast<std::size_t>(one_sum) * sizeof(float));
+    return;
   }
-  const double work =
-      static_cast<double>(t.rows_per_split) * filters * static_cast<double>(t.images_per_group * s.P * s.Q);
-  parallel_for(s.N == 0 ? 0 : s.groups * t.image_groups * t.row_splits, grain_for(work / 16),
-               [&](Index begin, Index end) {
-                 for (Index task = begin; task < end; ++task) {
-                   const Index split = task % t.row_splits, group = task / t.row_splits % t.image_groups;
-                   const Index g = task / t.row_splits / t.image_groups;
-                   const Index row0 = split * t.rows_per_split, row1 = std::min(row0 + t.rows_per_split, rows);
-                   const Index n0 = group * t.images_per_group, n1 = std::min(n0 + t.images_per_group, s.N);
-                   const ConvGather gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
-                   weight_task(s, gather, dy + g * filters * s.P * s.Q, row0, row1, n0, n1,
-                               sums + group * one_sum + g * filters * rows);
-                 }
-               });
+  const double work = static_cast<double>(t.rows_per_split) * static_cast<double>(t.filters_per_block) *
+                      static_cast<double>(t.images_per_group * s.P * s.Q);
+  parallel_for(s.groups * t.tasks(), grain_for(work / 16), [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index split = task % t.row_splits, block = task / t.row_splits % t.filter_blocks;
+      const Index group = task / t.row_splits / t.filter_blocks % t.image_groups, g = task / t.tasks();
+      const Index row0 = split * t.rows_per_split, row1 = std::min(row0 + t.rows_per_split, rows);
+      const Index k0 = block * t.filters_per_block, k1 = std::min(k0 + t.filters_per_block, filters);
+      const Index n0 = group * t.images_per_group, n1 = std::min(n0 + t.images_per_group, s.N);
+      const WeightTask part = {row0,
+                               row1,
+                               k1 - k0,
+                               n0,
+                               n1,
+                               forward_gather(s, x + g * channels * s.H * s.W, taps),
+                               dy + (g * filters + k0) * s.P * s.Q};
+      weight_task(s, part, sums + group * one_sum + g * filters * rows,
+                  t.at_once ? d_weight + (g * filters + k0) * rows : nullptr, accumulate);
+    }
+  });
+  if (t.at_once) return;
   const Index rows_at_once = std::max<Index>(16, grain_for(static_cast<double>(filters * t.image_groups), 16));
   for (Index g = 0; g < s.groups; ++g) {
     parallel_for(rows, rows_at_once, [&](Index begin, Index end) {

@@ -8,6 +8,7 @@
 #include <deepnet/error.hpp>
 #include <deepnet/optimizer.hpp>
 
+#include "ops/blocking.hpp"
 #include "parallel.hpp"
 
 namespace deepnet {
@@ -28,11 +29,12 @@ inline float* elements_of(Optimizer::Buffers& buffers, const char* name, bool ne
   return needed ? buffers.at(name).data() : nullptr;
 }
 
-/// Calls fn(begin, end, grad) for pieces of the parameter's elements, `grad` being dE/dW from `begin` on.
+/// Calls fn(begin, end, grad) for even pieces of the parameter's elements, `grad` being dE/dW from `begin` on. Small
+/// ones, so that each core updates what it reads where a convolution of few images deals its filters to cores.
 template <class Fn>
 void for_gradient(const Tensor& gradient, double work_per_element, Fn fn) {
   const float* grad = gradient.data();
-  parallel_for(gradient.size(), grain_for(work_per_element, 16),
+  parallel_for(gradient.size(), even_piece(gradient.size(), grain_for(4.0 * work_per_element, 16)),
                [&](Index begin, Index end) { fn(begin, end, grad + begin); });
 }
 
