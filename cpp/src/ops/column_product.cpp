@@ -67,16 +67,12 @@ void scatter_strip(const ColumnProduct& p, Index j0, Index n, const float* tile,
   }
 }
 
-// Blocks that the rows of an A that is not packed are cut into: where A is larger than the images, it is not A that
-// every task reads. Packing columns takes as long as some 16 rows.
-Index row_blocks_of(Index rows, Index depth, Index columns, Index cells) {
+// Blocks that the rows of an A that is not packed are cut into: two where A is larger than the images, so that it is not
+// A that every task reads. Packing the columns once more takes as long as some 16 rows, with a stride far longer.
+Index row_blocks_of(Index rows, Index depth, Index columns, Index cells, Index stride_w) {
   constexpr Index least_rows = 24;
-  Index blocks = 1;
-  while (rows * depth > cells && blocks < 16 && rows >= 2 * least_rows * blocks &&
-         static_cast<double>(rows / blocks) * depth * columns >= 2 * least_work) {
-    blocks *= 2;
-  }
-  return blocks;
+  const double work = static_cast<double>(rows * depth) * columns;
+  return stride_w == 1 && rows * depth > cells && rows >= 2 * least_rows && work >= 2 * least_work ? 2 : 1;
 }
 
 // The same product for rows [first, first + rows) of an A that is not packed.
@@ -121,7 +117,7 @@ ConvGather forward_gather(const ConvShape& s, const float* x, const Taps& taps) 
 Index forward_row_blocks(const ConvShape& s) {
   const Index channels = s.C / s.groups, depth = channels * s.R * s.S, pixels = s.P * s.Q;
   if (!few_columns(s.N, pixels, depth)) return 1;
-  return row_blocks_of(s.K / s.groups, depth, s.N * pixels, s.N * channels * s.H * s.W);
+  return row_blocks_of(s.K / s.groups, depth, s.N * pixels, s.N * channels * s.H * s.W, s.stride_w);
 }
 
 Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* position) {
@@ -155,8 +151,8 @@ void multiply_columns(const ColumnProduct& p) {
   if (span == 0 || spans == 0) return;
 
   const ConvGather& g = p.gather;
-  const Index row_blocks =
-      p.a ? row_blocks_of(p.rows, p.depth, p.images * pixels, p.images * p.depth / g.taps * g.height * g.width) : 1;
+  const Index cells = p.images * p.depth / g.taps * g.height * g.width;
+  const Index row_blocks = p.a ? row_blocks_of(p.rows, p.depth, p.images * pixels, cells, g.stride_w) : 1;
   Index strip = p.a ? nr : std::min(round_up(even_piece(span, 512), nr), round_up(span, nr));
   const double work_per_column = static_cast<double>(p.rows) * p.depth / row_blocks;
   const auto tasks = [&] { return spans * ceil_div(span, strip) * row_blocks; };
@@ -182,7 +178,7 @@ void multiply_columns(const ColumnProduct& p) {
 }
 
 bool few_columns(Index images, Index pixels, Index a_stride) {
-  constexpr Index most = 256;
+  const Index most = images == 1 ? 256 : 128;
   return images * pixels <= most && a_stride % clashing_stride != 0;
 }
 
