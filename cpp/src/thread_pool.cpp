@@ -27,6 +27,10 @@ std::uint64_t work_of(std::uint64_t gate) { return gate / one_work; }
 // step, shorter than anybody notices. Waking a sleeper takes some 50 us.
 constexpr auto patience = std::chrono::microseconds(100);
 
+// How long the second half of another thread's run is left to that thread. LeNet's step on one image took 215 us with
+// none, 200 us with 10 us, and 187 us with 20 or 40.
+constexpr auto courtesy = std::chrono::microseconds(20);
+
 void pause() {
 #if defined(__SSE2__) || defined(_M_X64)
   _mm_pause();
@@ -63,8 +67,9 @@ bool ThreadPool::run(Index pieces, int helpers, void (*piece)(void*, Index), voi
   context_ = context;
   runs_ = helpers + 1;
   for (int r = 0; r < runs_; ++r) {
-    run_[r].next.store(r * pieces / runs_, std::memory_order_relaxed);
+    run_[r].begin = r * pieces / runs_;
     run_[r].end = (r + 1) * pieces / runs_;
+    run_[r].next.store(run_[r].begin, std::memory_order_relaxed);
   }
   const std::uint64_t work = (work_of(gate_.load()) + 1) * one_work;
   gate_.store(work + static_cast<std::uint64_t>(helpers) * one_seat);
@@ -112,9 +117,14 @@ bool ThreadPool::join(std::uint64_t& seen) {
 }
 
 void ThreadPool::take_pieces(int thread) {
+  bool courteous = true;
   for (int i = 0; i < runs_; ++i) {
     Run& run = run_[(thread + i) % runs_];
-    while (run.next.load(std::memory_order_relaxed) < run.end) {
+    while (run.left() > 0) {
+      if (i > 0 && courteous && run.half_done()) {
+        courteous = spin(courtesy, [&] { return run.left() <= 0; });
+        continue;
+      }
       const Index piece = run.next.fetch_add(1, std::memory_order_relaxed);
       if (piece < run.end) piece_(context_, piece);
     }

@@ -5,7 +5,9 @@
 // Here the caller takes pieces itself and waits only for pieces that another thread has begun.
 //
 // Pieces are dealt out in runs, one a thread, the same from call to call, so that a thread finds in its caches what it
-// wrote before: the same rows of the weights, the same images. Who is done with its own run goes on with the others'.
+// wrote before: the same rows of the weights, the same images. Who is done with its own run goes on with the others',
+// but not at once with the last pieces of a run that is being worked at: fetching what a piece works on from another
+// core's cache, and back in the next call, takes longer than waiting a little.
 #pragma once
 
 #include <atomic>
@@ -46,7 +48,9 @@ class ThreadPool {
   int runs_ = 0;
   struct alignas(64) Run {
     std::atomic<Index> next{0};
-    Index end = 0;
+    Index begin = 0, end = 0;
+    Index left() const { return end - next.load(std::memory_order_relaxed); }
+    bool half_done() const { return 2 * left() <= end - begin; }
   };
   Run run_[most_threads];
 

@@ -67,8 +67,8 @@ void scatter_strip(const ColumnProduct& p, Index j0, Index n, const float* tile,
   }
 }
 
-// Blocks that the rows of an A that is not packed are cut into: two where A is larger than the images, so that it is not
-// A that every task reads. Packing the columns once more takes as long as some 16 rows, with a stride far longer.
+// Blocks that the rows of an A that is not packed are cut into: two where A is larger than the images, so that not all
+// tasks read all of it. Packing the columns once more takes as long as some 16 rows, with a stride far longer.
 Index row_blocks_of(Index rows, Index depth, Index columns, Index cells, Index stride_w) {
   constexpr Index least_rows = 24;
   const double work = static_cast<double>(rows * depth) * columns;
