@@ -211,8 +211,11 @@ TEST(softmax_rows_and_columns) {
         for (Index i = 0; i < length; ++i)
           transposed[static_cast<std::size_t>(i * rows + r)] = x[static_cast<std::size_t>(r * length + i)];
       k.softmax(length, rows, rows, transposed.data(), columns.data(), logarithm);
-      k.softmax_backward(length, 1, rows, y.data(), x.data(), dx.data(), logarithm);
-      k.softmax_backward(length, rows, rows, columns.data(), transposed.data(), d_columns.data(), logarithm);
+      k.softmax_backward(length, 1, rows, x.data(), x.data(), dx.data(), logarithm);
+      k.softmax_backward(length, rows, rows, transposed.data(), transposed.data(), d_columns.data(), logarithm);
+      std::vector<float> in_place = x;
+      k.softmax_backward(length, 1, rows, x.data(), in_place.data(), in_place.data(), logarithm);
+      CHECK(in_place == dx);
       for (Index r = 0; r < rows; ++r) {
         double sum = 0, dot = 0, total = 0;
         const float* row = x.data() + r * length;

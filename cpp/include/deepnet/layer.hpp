@@ -85,6 +85,7 @@ struct Contract {
   bool makes_output = false;           ///< forward points `output`, and backward `d_inputs`, at memory of its own
   bool remembers = false;              ///< backward works from what the last forward left in the layer itself (Python)
   bool accepts_activation = false;     ///< forward can apply an Activation to its output as it writes it
+  bool remakes_output = false;         ///< backward can do without the output where inputs stay in memory
   /// Every output is an element of the only input, and dE/dInput adds up elements of dE/dOutput: the derivative of an
   /// activation before it may then be multiplied into dE/dOutput, which backward is given so.
   bool selects = false;
@@ -122,7 +123,7 @@ struct ForwardCall {
 struct BackwardCall {
   const Tensor* inputs = nullptr;    ///< valid only if the contract needs them
   int input_count = 1;               ///< forward's
-  const Tensor* output = nullptr;    ///< valid only if the contract needs them
+  const Tensor* output = nullptr;    ///< valid only if the contract needs them; null where it is to be remade
   const Tensor* d_output = nullptr;  ///< dE/dOutput
   Tensor* d_inputs = nullptr;        ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
   void* cache = nullptr;             ///< forward's; a layer may add what is to be looked at afterwards

@@ -63,13 +63,17 @@ inline void copy_column_rows(const ConvGather& g, const ColumnRows& rows, const 
     from[s] = run[s].image + run[s].h * g.width + run[s].w - run[s].at;
     lanes[s] = lane_range(run[s].at, run[s].at + run[s].lanes);
   }
-  const int64_t taps = g.taps, width = g.width, rest = rows.row1 - rows.row0;
+  const int64_t taps = g.taps, width = g.width, channel_stride = g.channel_stride;
   const int32_t *tap_h = g.tap_h, *tap_w = g.tap_w;
-  for (int64_t r = 0, c = rows.c0, t = rows.row0 - rows.c0 * taps; r < rest; ++c, t = 0) {
-    for (; t < taps && r < rest; ++t, ++r, out += out_stride) {
-      const int64_t cell = c * g.channel_stride + tap_h[t] * width + tap_w[t];
-      vi cells = (vi)load_lanes(from[0] + cell, lanes[0]);
-      for (int s = 1; s < Runs; ++s) cells |= (vi)load_lanes(from[s] + cell, lanes[s]);
+  for (int64_t c = rows.c0; c < rows.c_end; ++c) {
+    const int64_t t0 = c > rows.c0 ? 0 : rows.row0 - c * taps;
+    const int64_t t1 = (c + 1) * taps <= rows.row1 ? taps : rows.row1 - c * taps;
+    const float* channel[Runs];
+    for (int s = 0; s < Runs; ++s) channel[s] = from[s] + c * channel_stride;
+    for (int64_t t = t0; t < t1; ++t, out += out_stride) {
+      const int64_t cell = tap_h[t] * width + tap_w[t];
+      vi cells = (vi)load_lanes(channel[0] + cell, lanes[0]);
+      for (int s = 1; s < Runs; ++s) cells |= (vi)load_lanes(channel[s] + cell, lanes[s]);
       store(out, (vf)cells);
     }
   }

@@ -1,6 +1,7 @@
-// Softmax y_i = e^(x_i) / sum_j e^(x_j), its logarithm, and their Jacobian products, along rows of `length` elements:
-//   softmax      dx_i = y_i (dy_i - sum_j y_j dy_j)
-//   log softmax  dx_i = dy_i - e^(y_i) sum_j dy_j
+// Softmax p_i = e^(x_i) / sum_j e^(x_j), its logarithm, and their Jacobian products, along rows of `length` elements:
+//   softmax      dx_i = p_i (dy_i - sum_j p_j dy_j)
+//   log softmax  dx_i = dy_i - p_i sum_j dy_j
+// Backward works from x: what forward has made is the caller's, and keeping a copy takes longer than the exponentials.
 // stride == 1: `count` rows, one after the other. stride > 1: `count` rows whose elements lie side by side, element
 // (row, i) at i * stride + row. y may be x, dx may be dy. The row's largest element is subtracted first, so nothing
 // overflows; a row that holds NaN or +infinity, or only -infinity, becomes NaN, as in PyTorch.
@@ -42,41 +43,52 @@ void softmax(int64_t length, int64_t stride, int64_t count, const float* x, floa
   }
 }
 
-inline vf softmax_derivative(vf y, vf dy, vf sum, int logarithm) {
-  return logarithm ? dy - vexp(y) * sum : y * (dy - sum);
-}
-
-inline void softmax_row_backward(int64_t length, const float* y, const float* dy, float* dx, int logarithm) {
-  vf s{};
+// e^(x - max x) again, which dx holds between the two passes unless it is dy.
+inline void softmax_row_backward(int64_t length, const float* x, const float* dy, float* dx, int logarithm) {
+  const float largest_x = row_max(length, x);
+  const bool keeps = dx != dy;
+  const auto exponential = [=](int64_t i) {
+    return fill_from(length - i, 0.0f, vexp(load_first(x + i, length - i) - largest_x));
+  };
+  vf total{}, s{};
   for (int64_t i = 0; i < length; i += W) {
+    const vf e = exponential(i), d = load_first(dy + i, length - i);
+    total += e;
+    s = logarithm ? s + d : e * d + s;
+    if (keeps) store_first(dx + i, length - i, e);
+  }
+  const float inverse = 1.0f / sum_lanes(total), sum = logarithm ? sum_lanes(s) : sum_lanes(s) * inverse;
+  for (int64_t i = 0; i < length; i += W) {
+    const vf p = (keeps ? load_first(dx + i, length - i) : exponential(i)) * inverse;
     const vf d = load_first(dy + i, length - i);
-    s = logarithm ? s + d : load_first(y + i, length - i) * d + s;
+    store_first(dx + i, length - i, logarithm ? d - p * sum : p * (d - sum));
   }
-  const vf sum = broadcast(sum_lanes(s));
-  map(length, y, dy, dx, [=](vf v, vf d) { return softmax_derivative(v, d, sum, logarithm); });
 }
 
-inline void softmax_lanes_backward(int64_t length, int64_t stride, int64_t lanes, const float* y, const float* dy,
+inline void softmax_lanes_backward(int64_t length, int64_t stride, int64_t lanes, const float* x, const float* dy,
                                    float* dx, int logarithm) {
-  vf sum{};
+  vf largest_x = broadcast(-infinity), total{}, s{};
+  for (int64_t i = 0; i < length; ++i) largest_x = maximum(largest_x, load_first(x + i * stride, lanes));
   for (int64_t i = 0; i < length; ++i) {
-    const vf d = load_first(dy + i * stride, lanes);
-    sum = logarithm ? sum + d : load_first(y + i * stride, lanes) * d + sum;
+    const vf e = vexp(load_first(x + i * stride, lanes) - largest_x), d = load_first(dy + i * stride, lanes);
+    total += e;
+    s = logarithm ? s + d : e * d + s;
   }
+  const vf inverse = 1.0f / total, sum = logarithm ? s : s * inverse;
   for (int64_t i = 0; i < length; ++i) {
-    const vf v = load_first(y + i * stride, lanes), d = load_first(dy + i * stride, lanes);
-    store_first(dx + i * stride, lanes, softmax_derivative(v, d, sum, logarithm));
+    const vf p = vexp(load_first(x + i * stride, lanes) - largest_x) * inverse, d = load_first(dy + i * stride, lanes);
+    store_first(dx + i * stride, lanes, logarithm ? d - p * sum : p * (d - sum));
   }
 }
 
-void softmax_backward(int64_t length, int64_t stride, int64_t count, const float* y, const float* dy, float* dx,
+void softmax_backward(int64_t length, int64_t stride, int64_t count, const float* x, const float* dy, float* dx,
                       int logarithm) {
   if (stride == 1) {
     for (int64_t r = 0; r < count; ++r)
-      softmax_row_backward(length, y + r * length, dy + r * length, dx + r * length, logarithm);
+      softmax_row_backward(length, x + r * length, dy + r * length, dx + r * length, logarithm);
   } else {
     for (int64_t r = 0; r < count; r += W)
-      softmax_lanes_backward(length, stride, count - r, y + r, dy + r, dx + r, logarithm);
+      softmax_lanes_backward(length, stride, count - r, x + r, dy + r, dx + r, logarithm);
   }
 }
 

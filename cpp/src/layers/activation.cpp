@@ -2,6 +2,7 @@
 //
 // Backward works from y where y determines f'(x); then the layer before may apply f as it writes its own output, and x
 // is never stored. y may be x, dE/dx may be dE/dy.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -68,6 +69,7 @@ Contract ActivationLayer::contract() const {
   c.backward_needs_input = saves_input(activation_);
   c.backward_needs_output = !c.backward_needs_input;
   c.in_place = true;
+  c.remakes_output = c.backward_needs_output;
   c.lanes = Contract::Lanes::follows;
   c.activation = activation_;
   return c;
@@ -86,12 +88,23 @@ void ActivationLayer::forward(const ForwardCall& call) const {
 
 void ActivationLayer::backward(const BackwardCall& call) {
   if (!call.d_inputs[0].defined()) return;
-  const float* saved = saves_input(activation_) ? call.inputs[0].data() : call.output->data();
+  const bool remakes = call.output == nullptr;
+  const float* saved = remakes || saves_input(activation_) ? call.inputs[0].data() : call.output->data();
   const float* dy = call.d_output->data();
   float* dx = call.d_inputs[0].data();
+  const auto derive = [&](Index begin, Index n, const float* y_or_x) {
+    kernels().activation_backward(static_cast<int>(activation_.kind), activation_.parameter, n, y_or_x, dy + begin,
+                                  dx + begin);
+  };
   parallel_for(call.d_output->size(), grain_for(cost(activation_.kind), 64), [&](Index begin, Index end) {
-    kernels().activation_backward(static_cast<int>(activation_.kind), activation_.parameter, end - begin, saved + begin,
-                                  dy + begin, dx + begin);
+    if (!remakes) return derive(begin, end - begin, saved + begin);
+    constexpr Index at_once = 2048;  // elements of y, in the first-level cache
+    float* y = thread_scratch(Scratch::tile, at_once);
+    for (Index i = begin; i < end; i += at_once) {
+      const Index n = std::min(at_once, end - i);
+      kernels().activation_forward(static_cast<int>(activation_.kind), activation_.parameter, n, saved + i, y);
+      derive(i, n, y);
+    }
   });
 }
 

@@ -1,7 +1,7 @@
 // Softmax and its logarithm along one axis of any shape, seen as (outer, length, inner):
 //   y_i = e^(x_i) / sum_j e^(x_j)           dE/dx_i = y_i (dE/dy_i - sum_j y_j dE/dy_j)
 //   y_i = x_i - log sum_j e^(x_j)           dE/dx_i = dE/dy_i - e^(y_i) sum_j dE/dy_j
-// y may be x, dE/dx may be dE/dy.
+// y may be x, dE/dx may be dE/dy. Backward works from x.
 #include <deepnet/layers.hpp>
 
 #include "../config.hpp"
@@ -14,8 +14,6 @@ namespace {
 
 Contract softmax_contract() {
   Contract c;
-  c.backward_needs_input = false;
-  c.backward_needs_output = true;
   c.in_place = true;
   return c;
 }
@@ -63,10 +61,10 @@ void softmax_forward(const ForwardCall& call, int axis, int logarithm) {
 
 void softmax_backward(const BackwardCall& call, int axis, int logarithm) {
   if (!call.d_inputs[0].defined()) return;
-  const float *y = call.output->data(), *dy = call.d_output->data();
+  const float *x = call.inputs[0].data(), *dy = call.d_output->data();
   float* dx = call.d_inputs[0].data();
   for_rows(call.d_output->shape(), axis, [&](Index length, Index stride, Index count, Index at) {
-    kernels().softmax_backward(length, stride, count, y + at, dy + at, dx + at, logarithm);
+    kernels().softmax_backward(length, stride, count, x + at, dy + at, dx + at, logarithm);
   });
 }
 

@@ -204,7 +204,7 @@ void Execution::run_backward(Step& step, bool accumulate) {
   BackwardCall call;
   call.inputs = step.inputs.data();
   call.input_count = static_cast<int>(inputs.size());
-  call.output = &step.output;
+  call.output = p.remakes_output ? nullptr : &step.output;
   call.d_output = d_output;
   call.d_inputs = step.d_inputs.data();
   call.cache = arena_at(p.cache);

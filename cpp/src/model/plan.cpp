@@ -18,6 +18,7 @@ class Planner {
     count_uses();
     make_steps();
     choose_layouts();
+    if (request.backward && !request.loss) remake_output();
     if (request.backward) move_derivatives();
     place_values();
     if (request.backward) place_gradients();
@@ -110,6 +111,17 @@ class Planner {
       for (const auto& named : parameters)
         if (step->shares_parameters && is_new(named)) step->unshared.push_back(named.second);
       for (const auto& named : parameters) seen.insert(named.second.get());
+    }
+  }
+
+  // The output is the caller's, who may write to it before backward: where the last step can make it again from its
+  // input, no copy need be kept.
+  void remake_output() {
+    for (PlanStep& step : plan_.steps) {
+      Contract& c = contracts_[static_cast<std::size_t>(step.node)];
+      if (step.output != graph_.outputs[0] || step.fused >= 0 || !c.remakes_output) continue;
+      step.remakes_output = c.backward_needs_input = true;
+      c.backward_needs_output = false;
     }
   }
 

@@ -58,6 +58,7 @@ struct PlanStep {
   std::vector<int> turned;      ///< per input of the other layout: buffer for a copy in this step's; or no_buffer
   std::vector<int> d_turned;    ///< and for its gradient
   std::vector<int> d_extra;  ///< per input: buffer for a further consumer's dE/dValue, added afterwards; or no_buffer
+  bool remakes_output = false;         ///< backward has the inputs instead of the output
   bool shares_parameters = false;      ///< later steps, so earlier in backward, have some of them too: add to gradients
   std::vector<ParameterPtr> unshared;  ///< then: the others, whose gradients must be 0 before the first is added
 };
