@@ -24,4 +24,11 @@ inline Index even_piece(Index n, Index most) {
   return pieces == 0 ? 1 : (n + pieces - 1) / pieces;
 }
 
+/// Cuts n items into equal pieces of at most about `most`, an even number of them where there are several, so that two
+/// threads share them alike and all passes over the same items at the same place; returns the piece's size.
+inline Index paired_piece(Index n, Index most, Index multiple = 1) {
+  const Index pieces = ceil_div(n, most);
+  return pieces <= 1 ? most : round_up(ceil_div(n, pieces + pieces % 2), multiple);
+}
+
 }  // namespace deepnet

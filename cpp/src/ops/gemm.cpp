@@ -44,9 +44,9 @@ struct DepthPieces {
   Index rows, count;
 
   DepthPieces(Index m, Index n, Index k)
-      : rows(std::min(std::max<Index>(k, 1), grain_for(static_cast<double>(m + 4) * static_cast<double>(n) / 8, 4))),
+      : rows(paired_piece(k, grain_for(static_cast<double>(m + 4) * static_cast<double>(n) / 8, 4), 4)),
         count(ceil_div(k, rows)) {
-    if (4 * count * m > k) rows = k, count = 1;  // adding up would cost too much
+    if (count <= 1 || 4 * count * m > k) rows = std::max<Index>(k, 1), count = 1;  // adding up would cost too much
   }
 };
 
@@ -99,11 +99,14 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
     apply(epilogue.activation, rows, columns, out, ldc);
   };
   // A row of dots is read from memory: its work is what it moves.
+  const auto piece = [&](Index n, Index others, Index multiple) {
+    const double work = static_cast<double>(others + 4) * static_cast<double>(k) / 8;
+    return paired_piece(n, grain_for(work, multiple), multiple);
+  };
   if (m > n && !few_rows) {
-    parallel_for(m, grain_for(static_cast<double>(n + 4) * static_cast<double>(k) / 8, 4),
-                 [&](Index begin, Index end) { multiply(begin, end - begin, 0, n); });
+    parallel_for(m, piece(m, n, 4), [&](Index begin, Index end) { multiply(begin, end - begin, 0, n); });
   } else {
-    parallel_for(n, grain_for(static_cast<double>(m + 4) * static_cast<double>(k) / 8, few_rows ? 64 : 4),
+    parallel_for(n, piece(n, m, few_rows ? 64 : 4),
                  [&](Index begin, Index end) { multiply(0, m, begin, end - begin); });
   }
   return true;

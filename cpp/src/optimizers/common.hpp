@@ -34,7 +34,7 @@ inline float* elements_of(Optimizer::Buffers& buffers, const char* name, bool ne
 template <class Fn>
 void for_gradient(const Tensor& gradient, double work_per_element, Fn fn) {
   const float* grad = gradient.data();
-  parallel_for(gradient.size(), even_piece(gradient.size(), grain_for(4.0 * work_per_element, 16)),
+  parallel_for(gradient.size(), paired_piece(gradient.size(), grain_for(4.0 * work_per_element, 16)),
                [&](Index begin, Index end) { fn(begin, end, grad + begin); });
 }
 
@@ -43,7 +43,8 @@ template <class Fn>
 void for_gradient(const Shape& shape, const Parameter::Factors& factors, double work_per_element, Fn fn) {
   constexpr Index piece = 4096;
   const Index rows_at_once = std::max<Index>(piece / shape[1], 1), columns_at_once = std::min(shape[1], piece);
-  parallel_for(shape[0], grain_for(work_per_element * static_cast<double>(shape[1])), [&](Index first, Index last) {
+  const Index grain = grain_for(work_per_element * static_cast<double>(shape[1]));
+  parallel_for(shape[0], paired_piece(shape[0], grain, 4), [&](Index first, Index last) {
     float* grad = thread_scratch(Scratch::tile, static_cast<std::size_t>(rows_at_once * columns_at_once));
     for (Index row = first; row < last; row += rows_at_once) {
       const Index rows = std::min(rows_at_once, last - row);
