@@ -132,7 +132,8 @@ RowsByRows rows_by_rows(Index m, Index n, Index k, MatrixView a, MatrixView b) {
 void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
                            const GemmEpilogue& epilogue) {
   const KernelTable& kernel = kernels();
-  const Index nr = kernel.gemm_nr, depth = even_piece(k, gemm_depth);
+  // Deep blocks: panels come from the second-level cache anyway, and C, often transposed, is written once a block.
+  const Index nr = kernel.gemm_nr, depth = even_piece(k, chain);
   const float* packed = rows.packs_a ? a.data : b.data;
   const float* unpacked = rows.packs_a ? b.data : a.data;
   const Index packed_stride = rows.packs_a ? a.row_stride : b.col_stride;
