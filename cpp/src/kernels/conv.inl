@@ -218,14 +218,16 @@ template <bool halves>
 inline void scatter(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, const float* columns, int64_t ld,
                     float* image) {
   const int64_t channels = rows / g.taps, half = (g.width + 1) / 2;
+  const int64_t q0 = j0 % g.out_width, p0 = j0 / g.out_width;
   for (int64_t t = 0; t < g.taps; ++t) {
-    for (int64_t j = 0; j < n;) {
-      const int64_t q = (j0 + j) % g.out_width, p = (j0 + j) / g.out_width;
+    for (int64_t j = 0, q = q0, p = p0; j < n;) {
       const int64_t in_row = g.out_width - q < n - j ? g.out_width - q : n - j;
       const int lanes = (int)(in_row < W ? in_row : W);
       const int64_t h = p * g.stride_h + g.tap_h[t], w = q * g.stride_w + g.tap_w[t], odd = w & 1;
       if (h >= 0 && h < g.height) {
-        const vmask inside = lanes_inside(w, g.stride_w, g.width, lanes);
+        const vmask inside = halves            ? lanes_inside(w, 2, g.width, lanes)
+                             : g.stride_w == 1 ? lanes_inside(w, 1, g.width, lanes)
+                                               : lanes_inside(w, g.stride_w, g.width, lanes);
         const float* from = columns + t * ld + j;
         float* to = halves ? image + h * 2 * half + odd * half + (w - odd) / 2 : image + h * g.width + w;
         for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride) {
@@ -241,6 +243,8 @@ inline void scatter(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, co
         }
       }
       j += lanes;
+      q += lanes;
+      if (q == g.out_width) q = 0, ++p;
     }
   }
 }
