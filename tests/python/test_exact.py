@@ -50,6 +50,35 @@ def test_conv2d(case):
     assert_exact(layer, y, dx, case.reference(x, layer.state_dict()), want_dx, want_dw)
 
 
+# Many weights that meet few pixels: blocks of filters, each with its share of dE/dx, weights that are not packed, and
+# runs of pixels that lie within a row, over rows and over images.
+@pytest.mark.parametrize("seed", range(24))
+def test_conv2d_of_few_images(seed, torch):
+    rng = seeded_rng(f"few {seed}")
+    images, groups = int(rng.integers(1, 4)), int(rng.choice([1, 1, 1, 2]))
+    channels, filters = int(rng.choice([16, 20, 37])) * groups, int(rng.choice([40, 50, 64, 97, 130])) * groups
+    kernel, stride, dilation = int(rng.integers(1, 8)), int(rng.choice([1, 1, 1, 2])), int(rng.choice([1, 1, 2]))
+    padding = int(rng.integers(0, 3))
+    out_h, out_w = int(rng.integers(5, 10)), int(rng.integers(5, 18))
+    height, width = ((n - 1) * stride + dilation * (kernel - 1) + 1 - 2 * padding for n in (out_h, out_w))
+    if min(height, width) < 1:
+        padding, height, width = 0, height + 2 * padding, width + 2 * padding
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    layer = nn.Conv2d(channels, filters, kernel, **options)
+    for p in layer.parameters().values():
+        p.data[...] = integers(rng, p.data.shape)
+    x, dy = integers(rng, (images, channels, height, width)), integers(rng, (images, filters, out_h, out_w))
+    wide = [torch.from_numpy(np.float64(a)).requires_grad_() for a in (x, layer.weight.data, layer.bias.data)]
+    want = torch.nn.functional.conv2d(*wide, **options)
+    want_dx, *want_dw = (g.numpy() for g in torch.autograd.grad(want, wide, torch.from_numpy(np.float64(dy))))
+    for threads in (1, 2, 3):
+        layer.zero_grad()
+        with dn.threads(threads):
+            y = layer(x)
+            assert_exact(layer, y, layer.backward(dy), want.detach().numpy(), want_dx, want_dw)
+    assert_exact(layer, y, layer.backward(dy), y, want_dx, [2 * g for g in want_dw])  # gradients add up
+
+
 # Larger than the blocks of a cache-blocked product, with a remainder along every axis.
 @pytest.mark.parametrize(("n", "i", "o"), [(300, 1025, 17), (1031, 37, 130), (7, 4099, 515), (67, 519, 1033)])
 def test_linear_across_blocks(n, i, o, rng):

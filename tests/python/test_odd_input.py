@@ -90,6 +90,20 @@ def test_contiguous_float32_is_not_changed(rng):
         assert_same_bits(dy, kept_dy, "dy")
 
 
+SHAPELESS = ["ReLU", "Sigmoid", "Tanh", "Softplus", "LeakyReLU", "ELU", "GELU", "SiLU", "Softmax", "LogSoftmax"]
+
+
+@pytest.mark.parametrize("kind", SHAPELESS)
+def test_what_is_written_to_the_output_does_not_reach_backward(kind, rng):
+    x, dy = normal(rng, (70, 64)), normal(rng, (70, 64))
+    for layers in ([], [nn.Linear(64, 64)], [nn.Tanh()]):
+        net = nn.Sequential(*layers, getattr(nn, kind)())
+        net(x)
+        want = net.backward(dy)
+        net(x)[...] = 1e9
+        assert_same_bits(net.backward(dy), want, kind)
+
+
 @pytest.mark.parametrize("row", cases.ROWS, ids=lambda row: row.layer)
 def test_batch_of_nothing_works_in_inference(row):
     case = cases.cases_of(row)[0]
