@@ -53,7 +53,8 @@ inline bool all_inside(const ConvGather& g, const RowRun* run, int runs) {
   return true;
 }
 
-// Writes rows of a vector of columns of a convolution of stride 1, all of whose taps lie in the image.
+// Writes rows of a vector of columns, row r at out + (r - row0) * out_stride, where neighbouring columns come from
+// neighbouring cells and all taps lie in the image.
 template <int Runs>
 inline void copy_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, float* out,
                              int64_t out_stride) {
@@ -79,8 +80,7 @@ inline void copy_column_rows(const ConvGather& g, const ColumnRows& rows, const 
   }
 }
 
-// Writes rows of a vector of columns made of several runs of a convolution of stride 1, row r at
-// out + (r - row0) * out_stride: loads of what the mask leaves of each run, and one store.
+// The same where some taps lie outside: loads of what the mask leaves of each run, and one store.
 inline void merge_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, int runs, float* out,
                               int64_t out_stride) {
   for (int64_t t = 0; t < g.taps; ++t) {
@@ -103,7 +103,7 @@ inline void merge_column_rows(const ConvGather& g, const ColumnRows& rows, const
   }
 }
 
-// Writes rows of a vector of columns that fall into these runs, row r at out + (r - row0) * out_stride.
+// The same for any stride and, where all lanes are one run, for stride 1: sooner done than merging.
 inline void fill_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, int runs, float* out,
                              int64_t out_stride) {
   for (int s = 0; s < runs; ++s) {
