@@ -2,6 +2,8 @@
 
 import importlib
 import os
+from signal import SIG_IGN, SIGINT, default_int_handler, getsignal
+from signal import signal as set_handler
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ import deepnet as dn
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "timing: measures time, on a machine that does nothing else: pytest -m timing")
+    # A shell that runs this in the background may have had SIGINT ignored, by all that the tests start too.
+    if getsignal(SIGINT) == SIG_IGN:
+        set_handler(SIGINT, default_int_handler)
 
 
 def require(name):
