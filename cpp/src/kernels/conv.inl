@@ -225,6 +225,7 @@ inline void scatter(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, co
       const int lanes = (int)(in_row < W ? in_row : W);
       const int64_t h = p * g.stride_h + g.tap_h[t], w = q * g.stride_w + g.tap_w[t], odd = w & 1;
       if (h >= 0 && h < g.height) {
+        // The usual strides as constants: no division.
         const vmask inside = halves            ? lanes_inside(w, 2, g.width, lanes)
                              : g.stride_w == 1 ? lanes_inside(w, 1, g.width, lanes)
                                                : lanes_inside(w, g.stride_w, g.width, lanes);

@@ -1,7 +1,7 @@
 // Element-wise nonlinearities y = f(x), any shape; dE/dx = f'(x) dE/dy. The functions are in kernels/activation.inl.
 //
 // Backward works from y where y determines f'(x); then the layer before may apply f as it writes its own output, and x
-// is never stored. y may be x, dE/dx may be dE/dy.
+// is never stored. Where y is the caller's, it is made again from x instead. y may be x, dE/dx may be dE/dy.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -67,14 +67,6 @@ void scatter_strip(const ColumnProduct& p, Index j0, Index n, const float* tile,
   }
 }
 
-// Blocks that the rows of an A that is not packed are cut into: two where A is larger than the images, so that not all
-// tasks read all of it. Packing the columns once more takes as long as some 16 rows, with a stride far longer.
-Index row_blocks_of(Index rows, Index depth, Index columns, Index cells, Index stride_w) {
-  constexpr Index least_rows = 24;
-  const double work = static_cast<double>(rows * depth) * columns;
-  return stride_w == 1 && rows * depth > cells && rows >= 2 * least_rows && work >= 2 * least_work ? 2 : 1;
-}
-
 // The same product for rows [first, first + rows) of an A that is not packed.
 ColumnProduct rows_of(ColumnProduct p, Index first, Index rows) {
   p.rows = rows;
@@ -114,10 +106,15 @@ ConvGather forward_gather(const ConvShape& s, const float* x, const Taps& taps) 
   return g;
 }
 
+// Packing the columns once more takes as long as some 16 rows, with a stride far longer.
 Index forward_row_blocks(const ConvShape& s) {
-  const Index channels = s.C / s.groups, depth = channels * s.R * s.S, pixels = s.P * s.Q;
-  if (!few_columns(s.N, pixels, depth)) return 1;
-  return row_blocks_of(s.K / s.groups, depth, s.N * pixels, s.N * channels * s.H * s.W, s.stride_w);
+  constexpr Index least_rows = 24;
+  const Index rows = s.K / s.groups, channels = s.C / s.groups, depth = channels * s.R * s.S, pixels = s.P * s.Q;
+  const double work = static_cast<double>(rows * depth) * static_cast<double>(s.N * pixels);
+  const bool larger_than_images = rows * depth > s.N * channels * s.H * s.W;
+  const bool pays = few_columns(s.N, pixels, depth) && s.stride_w == 1 && larger_than_images &&
+                    rows >= 2 * least_rows && work >= 2 * least_work;
+  return pays ? 2 : 1;
 }
 
 Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* position) {
@@ -150,21 +147,18 @@ void multiply_columns(const ColumnProduct& p) {
   const Index span = in_place ? pixels : p.images * pixels, spans = in_place ? p.images : 1;
   if (span == 0 || spans == 0) return;
 
-  const ConvGather& g = p.gather;
-  const Index cells = p.images * p.depth / g.taps * g.height * g.width;
-  const Index row_blocks = p.a ? row_blocks_of(p.rows, p.depth, p.images * pixels, cells, g.stride_w) : 1;
   Index strip = p.a ? nr : std::min(round_up(even_piece(span, 512), nr), round_up(span, nr));
-  const double work_per_column = static_cast<double>(p.rows) * p.depth / row_blocks;
-  const auto tasks = [&] { return spans * ceil_div(span, strip) * row_blocks; };
+  const double work_per_column = static_cast<double>(p.rows) * p.depth / p.row_blocks;
+  const auto tasks = [&] { return spans * ceil_div(span, strip) * p.row_blocks; };
   while (tasks() < 16 && work_per_column * strip >= 2 * least_work && strip > 2 * nr) strip = round_up(strip / 2, nr);
-  const Index strips = ceil_div(span, strip), block = ceil_div(p.rows, row_blocks);
+  const Index strips = ceil_div(span, strip), block = ceil_div(p.rows, p.row_blocks);
   const Index grain = grain_for(work_per_column * std::min(strip, span) / 16);
 
   parallel_for(tasks(), grain, [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index first_row = task / (spans * strips) * block, image = task % (spans * strips) / strips;
       const Index first = task % strips * strip, n = std::min(strip, span - first);
-      const ColumnProduct part = row_blocks == 1 ? p : rows_of(p, first_row, std::min(block, p.rows - first_row));
+      const ColumnProduct part = p.row_blocks == 1 ? p : rows_of(p, first_row, std::min(block, p.rows - first_row));
       if (in_place) {
         multiply_strip(part, image * pixels + first, n, part.out + image * p.out_image_stride + first,
                        p.out_plane_stride);

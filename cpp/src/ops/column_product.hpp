@@ -34,6 +34,7 @@ struct ColumnProduct {
   const float* packed_a = nullptr;
   const float* a = nullptr;
   Index a_stride = 0;
+  Index row_blocks = 1;  // of an A that is not packed, each kept to one core
   const float* bias = nullptr;
   Activation activation = {};
   float* out;  // cell (0, 0) of plane 0 of image 0
@@ -47,7 +48,8 @@ void multiply_columns(const ColumnProduct& product);
 /// Whether A had better stay as it lies: where it meets so few columns that packing would take as long as the product.
 bool few_columns(Index images, Index pixels, Index a_stride);
 
-/// Blocks that the filters of forward are cut into, each of which a core keeps to.
+/// Blocks that the filters of forward are cut into, each of which a core keeps to: two where weights are more than the
+/// cells of the images, so that not all tasks read all of them.
 Index forward_row_blocks(const ConvShape& shape);
 
 /// Packs a rows x depth matrix, rows row_stride apart, for ColumnProduct::packed_a.

@@ -126,6 +126,7 @@ void implicit_forward(const ConvShape& s, const float* x, const float* weight, c
     } else {
       p.a = weight + g * filters * depth;
       p.a_stride = depth;
+      p.row_blocks = forward_row_blocks(s);
     }
     p.gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
     p.images = s.N;
