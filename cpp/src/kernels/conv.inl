@@ -25,11 +25,19 @@ inline int split_runs(const ConvGather& g, int64_t j, int64_t n, RowRun* run) {
   return count;
 }
 
-// Lanes, of those at `at`, whose input cell w + i * stride lies in [0, width).
+// Lanes [first, last) of `lanes`: those whose input cell w + i * stride lies in [0, width).
+struct LanesInside {
+  int first, last;
+  LanesInside(int64_t w, int64_t stride, int64_t width, int lanes) {
+    const int64_t begin = w < 0 ? (-w + stride - 1) / stride : 0;
+    const int64_t end = w < width ? (width - w + stride - 1) / stride : 0;
+    first = begin < lanes ? (int)begin : lanes;
+    last = end < lanes ? (int)end : lanes;
+  }
+};
 inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes, int at = 0) {
-  const int64_t first = w < 0 ? (-w + stride - 1) / stride : 0;
-  const int64_t last = w < width ? (width - w + stride - 1) / stride : 0;
-  return lane_range(at + (first < lanes ? (int)first : lanes), at + (last < lanes ? (int)last : lanes));
+  const LanesInside inside(w, stride, width, lanes);
+  return lane_range(at + inside.first, at + inside.last);
 }
 
 // Rows [row0, row1) of the column matrix, and the channels [first(t), last(t)) that have one of tap t among them.
@@ -108,7 +116,6 @@ inline void fill_column_rows(const ConvGather& g, const ColumnRows& rows, const 
                              int64_t out_stride) {
   for (int s = 0; s < runs; ++s) {
     const RowRun& it = run[s];
-    const vmask all = lane_range(0, it.lanes);
     for (int64_t t = 0; t < g.taps; ++t) {
       const int64_t h = it.h + g.tap_h[t], w = it.w + g.tap_w[t];
       const int64_t c_first = rows.first(t), c_last = rows.last(t);
@@ -116,7 +123,7 @@ inline void fill_column_rows(const ConvGather& g, const ColumnRows& rows, const 
       const int64_t to_step = g.taps * out_stride;
       const bool row_inside = h >= 0 && h < g.height;
       const bool whole = row_inside && w >= 0 && w + (it.lanes - 1) * g.stride_w < g.width;
-      const vmask inside = whole ? all : row_inside ? lanes_inside(w, g.stride_w, g.width, it.lanes) : lane_range(0, 0);
+      const vmask inside = row_inside ? lanes_inside(w, g.stride_w, g.width, it.lanes) : lane_range(0, 0);
       const float* from = it.image + h * g.width + w + c_first * g.channel_stride;
       if (whole && g.stride_w == 1) {  // where W lanes are one run
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) store(to, load(from));
@@ -129,11 +136,11 @@ inline void fill_column_rows(const ConvGather& g, const ColumnRows& rows, const 
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) {
           vf even, odd;
           pairs.load(from, even, odd);
-          store_lanes(to, all, even);
+          store_first(to, it.lanes, even);
         }
       } else {
         for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
-          store_lanes(to, all, gather_lanes(from, (int32_t)g.stride_w, inside));
+          store_first(to, it.lanes, gather_lanes(from, (int32_t)g.stride_w, inside));
       }
     }
   }
@@ -206,8 +213,8 @@ void copy_strided(int64_t n, const float* from, float* to, int64_t step) {
     vf pair[2];
     const vf v = load(from + i);
     interleave(v, v, pair, AllLanes());
-    store_lanes(to + 2 * i, even_mask(), pair[0]);
-    store_lanes(to + 2 * i + W, even_mask(), pair[1]);
+    store_even(to + 2 * i, pair[0]);
+    store_even(to + 2 * i + W, pair[1]);
   }
   for (; i < n; ++i) to[2 * i] = from[i];
 }
@@ -226,21 +233,18 @@ inline void scatter(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, co
       const int64_t h = p * g.stride_h + g.tap_h[t], w = q * g.stride_w + g.tap_w[t], odd = w & 1;
       if (h >= 0 && h < g.height) {
         // The usual strides as constants: no division.
-        const vmask inside = halves            ? lanes_inside(w, 2, g.width, lanes)
-                             : g.stride_w == 1 ? lanes_inside(w, 1, g.width, lanes)
-                                               : lanes_inside(w, g.stride_w, g.width, lanes);
-        const float* from = columns + t * ld + j;
-        float* to = halves ? image + h * 2 * half + odd * half + (w - odd) / 2 : image + h * g.width + w;
+        const LanesInside inside = halves            ? LanesInside(w, 2, g.width, lanes)
+                                   : g.stride_w == 1 ? LanesInside(w, 1, g.width, lanes)
+                                                     : LanesInside(w, g.stride_w, g.width, lanes);
+        const int count = inside.last - inside.first;
+        const float* from = columns + t * ld + j + inside.first;
+        float* to = halves ? image + h * 2 * half + odd * half + (w - odd) / 2 + inside.first
+                           : image + h * g.width + w + inside.first * g.stride_w;
         for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride) {
-          const vf add = load_lanes(from, inside);
-          if (halves || g.stride_w == 1) {
-            store_lanes(to, inside, load_lanes(to, inside) + add);
-          } else {
-            float lane[W];
-            store(lane, add);
-            for (int i = 0; i < lanes; ++i)
-              if (w + i * g.stride_w >= 0 && w + i * g.stride_w < g.width) to[i * g.stride_w] += lane[i];
-          }
+          if (halves || g.stride_w == 1)
+            store_first(to, count, load_first(to, count) + load_first(from, count));
+          else
+            for (int i = 0; i < count; ++i) to[i * g.stride_w] += from[i];
         }
       }
       j += lanes;

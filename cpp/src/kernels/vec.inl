@@ -19,7 +19,7 @@ inline void store_first(float* p, int64_t n, vf v) {
   if (n >= W)
     store(p, v);
   else
-    store_lanes(p, lane_range(0, (int)n), v);
+    store_front(p, n, v);
 }
 
 // a b + c, in one rounding where the ISA has it.

@@ -21,9 +21,6 @@ inline vmask lane_range(int first, int last) {
   return (lane >= first) & (lane < last);
 }
 
-// Lanes 0 and 2.
-inline vmask even_mask() { return vi{-1, 0, -1, 0}; }
-
 // Other lanes are 0 and their memory is not touched.
 inline vf load_lanes(const float* p, vmask m) {
   vf v = {};
@@ -31,9 +28,16 @@ inline vf load_lanes(const float* p, vmask m) {
     if (m[i]) v[i] = p[i];
   return v;
 }
-inline void store_lanes(float* p, vmask m, vf v) {
-  for (int i = 0; i < W; ++i)
-    if (m[i]) p[i] = v[i];
+
+// The first n lanes, n < W.
+inline void store_front(float* p, int64_t n, vf v) {
+  for (int i = 0; i < W - 1; ++i)
+    if (i < n) p[i] = v[i];
+}
+// Lanes 0 and 2.
+inline void store_even(float* p, vf v) {
+  p[0] = v[0];
+  p[2] = v[2];
 }
 
 // Lane i is p[i * stride] where the mask has it, else 0.

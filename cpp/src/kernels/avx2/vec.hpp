@@ -23,12 +23,30 @@ inline vmask lane_range(int first, int last) {
   return (lane >= first) & (lane < last);
 }
 
-// Lanes 0, 2, 4, ...
-inline vmask even_mask() { return vi{-1, 0, -1, 0, -1, 0, -1, 0}; }
-
 // Other lanes are 0 and their memory is not touched.
 inline vf load_lanes(const float* p, vmask m) { return (vf)_mm256_maskload_ps(p, (__m256i)m); }
-inline void store_lanes(float* p, vmask m, vf v) { _mm256_maskstore_ps(p, (__m256i)m, (__m256)v); }
+
+// The first n lanes, n < W, by halves: on AMD's Zen 3 vmaskmovps takes 15 cycles to store, this 2 to 4.
+inline void store_front(float* p, int64_t n, vf v) {
+  if (n <= 0) return;
+  __m128 rest = _mm256_castps256_ps128((__m256)v);
+  if (n & 4) {
+    _mm_storeu_ps(p, rest);
+    rest = _mm256_extractf128_ps((__m256)v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi((__m64*)p, rest);
+    rest = _mm_movehl_ps(rest, rest);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, rest);
+}
+
+// Lanes 0, 2, 4, ...
+inline void store_even(float* p, vf v) {
+  for (int i = 0; i < W; i += 2) p[i] = v[i];
+}
 
 // Lane i is p[i * stride] where the mask has it, else 0.
 inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
