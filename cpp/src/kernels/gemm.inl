@@ -142,22 +142,50 @@ struct TileOut {
   int accumulate, relu;
 };
 
-template <int R, int V>
-inline void store_tile(const TileOut& out, const vf (&sum)[R][V]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-    float* c = out.c + i * out.ldc;
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      vf value = sum[i][v];
-      const int64_t here = out.columns - v * W;
-      if (out.accumulate) value += load_first(c + v * W, here);
-      if (out.bias_row) value += broadcast(out.bias_row[i]);
-      if (out.bias_col) value += load_first(out.bias_col + v * W, here);
-      if (out.relu) value = select(value < vf{}, vf{}, value);  // NaN stays
-      store_first(c + v * W, here, value);
+// What the options make of a vector of sums, row i of C, `here` columns from column j.
+inline vf finished(const TileOut& to, const float* c, int64_t i, int64_t j, int64_t here, vf sum) {
+  if (to.accumulate) sum += load_first(c, here);
+  if (to.bias_row) sum += broadcast(to.bias_row[i]);
+  if (to.bias_col) sum += load_first(to.bias_col + j, here);
+  return to.relu ? select(sum < vf{}, vf{}, sum) : sum;  // NaN stays
+}
+
+// A tile that C's last column cuts.
+void store_part(const TileOut& to, int rows, int vectors, const vf* sum) {
+  for (int i = 0; i < rows; ++i) {
+    for (int v = 0; v < vectors; ++v, ++sum) {
+      float* c = to.c + i * to.ldc + v * W;
+      const int64_t here = to.columns - v * W;
+      store_first(c, here, finished(to, c, i, v * W, here, *sum));
     }
   }
+}
+
+// change(row, vector) for all of a tile.
+template <int R, int V, class Change>
+inline void for_tile(Change change) {
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) change(i, v);
+}
+
+// Each option is asked for once a tile: asked for at every vector, behind stores that might have changed it, they took
+// as long as a sixth of 128 steps of k.
+template <int R, int V>
+__attribute__((always_inline)) inline void store_tile(const TileOut& out, vf (&sum)[R][V]) {
+  const TileOut to = out;
+  if (to.columns < V * W) {
+    vf copy[R][V];  // so that the sums themselves have no address
+    for_tile<R, V>([&](int i, int v) { copy[i][v] = sum[i][v]; });
+    return store_part(out, R, V, copy[0]);
+  }
+  const auto at = [&](int i, int v) { return to.c + i * to.ldc + v * W; };
+  if (to.accumulate) for_tile<R, V>([&](int i, int v) { sum[i][v] += load(at(i, v)); });
+  if (to.bias_row) for_tile<R, V>([&](int i, int v) { sum[i][v] += broadcast(to.bias_row[i]); });
+  if (to.bias_col) for_tile<R, V>([&](int i, int v) { sum[i][v] += load(to.bias_col + v * W); });
+  if (to.relu) for_tile<R, V>([&](int i, int v) { sum[i][v] = select(sum[i][v] < vf{}, vf{}, sum[i][v]); });
+  for_tile<R, V>([&](int i, int v) { store(at(i, v), sum[i][v]); });
 }
 
 // The same to C^T: element (i, j) at c[j * ldc + i].
