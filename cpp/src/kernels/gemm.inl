@@ -464,7 +464,8 @@ void gemm_rows_transposed(const GemmBlock* block, int64_t lda) {
   }
 }
 
-// One panel's columns are too few sums in flight for one row: a multiply-add's latency would count, not its throughput.
+// One or two panels' columns are too few sums in flight for one row: a multiply-add's latency would count, not its
+// throughput.
 constexpr int STEP_CHAINS = GEMM_MR > 6 && GEMM_NV == 2 ? 4 : 2, STEP_ROWS = 3;
 
 template <int R>
@@ -475,10 +476,17 @@ inline RowTile* step_tile_of(int64_t rows, int64_t vectors) {
 
 void gemm_step(const GemmBlock* block, int64_t lda) {
   const GemmBlock& g = *block;
-  if (g.n > GEMM_NR) return gemm_rows(block, lda);
+  if (g.n > 2 * GEMM_NR) return gemm_rows(block, lda);
+  const int64_t panel = g.k * GEMM_NR;
   for (int64_t i = 0; i < g.m; i += STEP_ROWS) {
-    const TileOut out = {g.c + i * g.ldc, g.ldc, g.n, nullptr, g.bias_col, g.accumulate, g.relu};
-    step_tile_of<STEP_ROWS>(g.m - i, (g.n + W - 1) / W)(g.k, g.a + i * lda, lda, g.b, 0, out);
+    const bool at_once = g.m - i == 1 && g.n > GEMM_NR;
+    for (int64_t j = 0; j < g.n; j += at_once ? g.n : GEMM_NR) {
+      const TileOut out = {g.c + i * g.ldc + j, g.ldc, g.n - j, nullptr, g.bias_col ? g.bias_col + j : nullptr,
+                           g.accumulate,        g.relu};
+      RowTile* tile =
+          at_once ? row_tile<1, 2 * GEMM_NV, STEP_CHAINS> : step_tile_of<STEP_ROWS>(g.m - i, (g.n - j + W - 1) / W);
+      tile(g.k, g.a + i * lda, lda, g.b + j * g.k, panel, out);
+    }
   }
 }
 
