@@ -31,29 +31,21 @@ struct StridedCells {
   }
 };
 
+inline int lanes_from(const ConvGather& g, int64_t q) { return g.out_width - q < W ? (int)(g.out_width - q) : W; }
+
 // What is the same for all rows: where the taps of W outputs from column q read.
 struct TapCells {
   StridedCells cells[MOST_TAPS];
-  int64_t offset[MOST_TAPS];    // from the row's first cell
-  int64_t first_row, last_row;  // output rows between them have all taps inside
+  int64_t offset[MOST_TAPS];  // from the row's first cell
   int lanes;
 
-  TapCells(const ConvGather& g, int64_t q) {
-    lanes = g.out_width - q < W ? (int)(g.out_width - q) : W;
-    int64_t top = 0, bottom = 0;
+  TapCells(const ConvGather& g, int64_t q) : lanes(lanes_from(g, q)) {
     for (int64_t t = 0; t < g.taps; ++t) {
       const int64_t w = q * g.stride_w + g.tap_w[t];
       cells[t].set(w, lanes, g.stride_w, g.width);
       offset[t] = g.tap_h[t] * g.width + w;
-      if (t == 0 || g.tap_h[t] < top) top = g.tap_h[t];
-      if (t == 0 || g.tap_h[t] > bottom) bottom = g.tap_h[t];
     }
-    first_row = top < 0 ? (-top + g.stride_h - 1) / g.stride_h : 0;
-    const int64_t room = g.height - bottom;
-    last_row = room > 0 ? (room + g.stride_h - 1) / g.stride_h : 0;
-    if (last_row > g.out_height) last_row = g.out_height;
   }
-  bool whole(int64_t p) const { return p >= first_row && p < last_row; }
 };
 
 // Whether the taps are a dense 3 x 3 kernel in row-major order, stepped over with stride 1 or 2.
@@ -67,16 +59,26 @@ inline bool is_dense_3x3(const ConvGather& g) {
 // The columns of the 3 taps of a row, of W outputs from column q: with stride 2 they share their loads.
 template <int STRIDE>
 struct ThreeTaps {
+  int lanes;
+  int64_t offset;  // of the first tap of outputs (0, q)
+  bool whole;      // all lanes of all taps lie in the image
   vmask inside[3];
   CellPairs near, far;
-  ThreeTaps(const ConvGather& g, int64_t q, int lanes) {
+  ThreeTaps(const ConvGather& g, int64_t q) : lanes(lanes_from(g, q)) {
     const int64_t w = q * STRIDE + g.tap_w[0];
-    for (int s = 0; s < 3; ++s) inside[s] = lanes_inside(w + s, 1, g.width, lanes);
-    near.set(w, 2 * lanes, g.width);
-    far.set(w + 2, 2 * lanes - 1, g.width);
+    offset = g.tap_h[0] * g.width + w;
+    whole = STRIDE == 1 && w >= 0 && w + W + 2 <= g.width;
+    if (STRIDE == 1) {
+      for (int s = 0; s < 3; ++s) inside[s] = lanes_inside(w + s, 1, g.width, lanes);
+    } else {
+      near.set(w, 2 * lanes, g.width);
+      far.set(w + 2, 2 * lanes - 1, g.width);
+    }
   }
   void load(const float* p, vf* cell) const {
-    if (STRIDE == 1) {
+    if (whole) {
+      for (int s = 0; s < 3; ++s) cell[s] = ::load(p + s);
+    } else if (STRIDE == 1) {
       for (int s = 0; s < 3; ++s) cell[s] = load_lanes(p + s, inside[s]);
     } else {
       vf odd;
@@ -89,20 +91,28 @@ struct ThreeTaps {
 // Output rows that are made together: a row of the image then is loaded once for all the outputs that it takes part in.
 constexpr int ROWS = 4;
 
-template <int STRIDE>
-inline void convolve_rows_3x3(const ConvGather& g, const ThreeTaps<STRIDE>& at, const vf* weight, const float* corner,
-                              vf* sum) {
+template <int rows, int STRIDE, bool inside, class Use>
+inline void for_cells_from(const ConvGather& g, const ThreeTaps<STRIDE>& at, int64_t p, int64_t top, Use use) {
+  const float* corner = g.image + p * STRIDE * g.width + at.offset;
 #pragma GCC unroll 16
-  for (int h = 0; h < (ROWS - 1) * STRIDE + 3; ++h) {
+  for (int h = 0; h < (rows - 1) * STRIDE + 3; ++h) {
+    if (!inside && (top + h < 0 || top + h >= g.height)) continue;
     vf cell[3];
     at.load(corner + h * g.width, cell);
 #pragma GCC unroll 4
-    for (int i = 0; i < ROWS; ++i) {
-      const int r = h - i * STRIDE;
-      if (r < 0 || r > 2) continue;
-      for (int s = 0; s < 3; ++s) sum[i] = fma(weight[3 * r + s], cell[s], sum[i]);
-    }
+    for (int i = 0; i < rows; ++i)
+      if (h - i * STRIDE >= 0 && h - i * STRIDE <= 2) use(i, h - i * STRIDE, cell);
   }
+}
+
+// use(i, r, cells) for output rows p + i, i < rows, and each row r of the kernel that meets the image there.
+template <int rows, int STRIDE, class Use>
+inline void for_cells(const ConvGather& g, const ThreeTaps<STRIDE>& at, int64_t p, Use use) {
+  const int64_t top = p * STRIDE + g.tap_h[0];
+  if (top >= 0 && top + (rows - 1) * STRIDE + 3 <= g.height)
+    for_cells_from<rows, STRIDE, true>(g, at, p, top, use);
+  else
+    for_cells_from<rows, STRIDE, false>(g, at, p, top, use);
 }
 
 inline void convolve_row(const ConvGather& g, const TapCells& at, const float* weight, int64_t p, vf& sum) {
@@ -113,40 +123,53 @@ inline void convolve_row(const ConvGather& g, const TapCells& at, const float* w
   }
 }
 
-// STRIDE 1 or 2: a dense 3 x 3 kernel; 0: any.
+// Where W outputs of a plane go.
+struct PlaneOut {
+  float bias;
+  int relu, accumulate;
+  float* y;
+  int64_t row_step, step;
+
+  void put(int64_t p, int64_t q, int lanes, vf sum) const {
+    float* out = y + p * row_step + q * step;
+    if (relu) sum = select(sum < vf{}, vf{}, sum);  // NaN stays
+    if (step == 1) {
+      if (accumulate) sum += load_first(out, lanes);
+      store_first(out, lanes, sum);
+    } else {
+      float lane[W];
+      store(lane, sum);
+      for (int i = 0; i < lanes; ++i) out[i * step] = accumulate ? out[i * step] + lane[i] : lane[i];
+    }
+  }
+};
+
 template <int STRIDE>
-inline void convolve_plane(const ConvGather& g, const float* weight, float bias, int relu, int accumulate, float* y,
-                           int64_t row_step, int64_t step) {
+inline void convolve_plane_3x3(const ConvGather& g, const float* weight, const PlaneOut& out) {
   vf taps[9];
-  if (STRIDE)
-    for (int t = 0; t < 9; ++t) taps[t] = broadcast(weight[t]);
+  for (int t = 0; t < 9; ++t) taps[t] = broadcast(weight[t]);
+  for (int64_t q = 0; q < g.out_width; q += W) {
+    const ThreeTaps<STRIDE> at(g, q);
+    for (int64_t p = 0; p < g.out_height; p += ROWS) {
+      vf sum[ROWS];
+      for (int i = 0; i < ROWS; ++i) sum[i] = broadcast(out.bias);
+      for_cells<ROWS>(g, at, p, [&](int i, int r, const vf* cell) {
+        for (int s = 0; s < 3; ++s) sum[i] = fma(taps[3 * r + s], cell[s], sum[i]);
+      });
+#pragma GCC unroll 4
+      for (int i = 0; i < ROWS; ++i)
+        if (p + i < g.out_height) out.put(p + i, q, at.lanes, sum[i]);
+    }
+  }
+}
+
+inline void convolve_plane(const ConvGather& g, const float* weight, const PlaneOut& out) {
   for (int64_t q = 0; q < g.out_width; q += W) {
     const TapCells at(g, q);
-    const ThreeTaps<STRIDE ? STRIDE : 1> three(g, q, at.lanes);
-    const auto finish = [&](int64_t p, vf sum) {
-      float* out = y + p * row_step + q * step;
-      if (relu) sum = select(sum < vf{}, vf{}, sum);  // NaN stays
-      if (step == 1) {
-        if (accumulate) sum += load_first(out, at.lanes);
-        store_first(out, at.lanes, sum);
-      } else {
-        float lane[W];
-        store(lane, sum);
-        for (int i = 0; i < at.lanes; ++i) out[i * step] = accumulate ? out[i * step] + lane[i] : lane[i];
-      }
-    };
-    for (int64_t p = 0; p < g.out_height;) {
-      if (STRIDE && at.whole(p) && at.whole(p + ROWS - 1)) {
-        vf sum[ROWS];
-        for (int i = 0; i < ROWS; ++i) sum[i] = broadcast(bias);
-        convolve_rows_3x3<STRIDE ? STRIDE : 1>(g, three, taps, g.image + p * STRIDE * g.width + at.offset[0], sum);
-        for (int i = 0; i < ROWS; ++i) finish(p + i, sum[i]);
-        p += ROWS;
-      } else {
-        vf sum = broadcast(bias);
-        convolve_row(g, at, weight, p, sum);
-        finish(p++, sum);
-      }
+    for (int64_t p = 0; p < g.out_height; ++p) {
+      vf sum = broadcast(out.bias);
+      convolve_row(g, at, weight, p, sum);
+      out.put(p, q, at.lanes, sum);
     }
   }
 }
@@ -154,12 +177,13 @@ inline void convolve_plane(const ConvGather& g, const float* weight, float bias,
 void depthwise(const ConvGather* gather, const float* weight, float bias, int relu, int accumulate, float* y,
                int64_t row_step, int64_t step) {
   const ConvGather& g = *gather;
+  const PlaneOut out = {bias, relu, accumulate, y, row_step, step};
   if (!is_dense_3x3(g))
-    convolve_plane<0>(g, weight, bias, relu, accumulate, y, row_step, step);
+    convolve_plane(g, weight, out);
   else if (g.stride_w == 1)
-    convolve_plane<1>(g, weight, bias, relu, accumulate, y, row_step, step);
+    convolve_plane_3x3<1>(g, weight, out);
   else
-    convolve_plane<2>(g, weight, bias, relu, accumulate, y, row_step, step);
+    convolve_plane_3x3<2>(g, weight, out);
 }
 
 void interleave_rows(int64_t n, const float* even, const float* odd, float* out) {
@@ -175,37 +199,22 @@ template <int STRIDE>
 inline void weight_sums_3x3(const ConvGather& g, const float* dy, float* d_weight) {
   vf sum[9] = {};
   for (int64_t q = 0; q < g.out_width; q += W) {
-    const TapCells at(g, q);
-    const ThreeTaps<STRIDE> three(g, q, at.lanes);
-    const float* errors = dy + q;
-    for (int64_t p = 0; p < g.out_height;) {
-      const float* corner = g.image + p * STRIDE * g.width + at.offset[0];
-      if (at.whole(p) && at.whole(p + ROWS - 1)) {
-        vf error[ROWS];
-        for (int i = 0; i < ROWS; ++i) error[i] = load_first(errors + (p + i) * g.out_width, at.lanes);
-#pragma GCC unroll 16
-        for (int h = 0; h < (ROWS - 1) * STRIDE + 3; ++h) {
-          vf cell[3];
-          three.load(corner + h * g.width, cell);
-#pragma GCC unroll 4
-          for (int i = 0; i < ROWS; ++i) {
-            const int r = h - i * STRIDE;
-            if (r < 0 || r > 2) continue;
-            for (int s = 0; s < 3; ++s) sum[3 * r + s] = fma(error[i], cell[s], sum[3 * r + s]);
-          }
-        }
-        p += ROWS;
-      } else {
-        const vf error = load_first(errors + p * g.out_width, at.lanes);
-        for (int r = 0; r < 3; ++r) {
-          const int64_t h = p * STRIDE + g.tap_h[0] + r;
-          if (h < 0 || h >= g.height) continue;
-          vf cell[3];
-          three.load(corner + r * g.width, cell);
-          for (int s = 0; s < 3; ++s) sum[3 * r + s] = fma(error, cell[s], sum[3 * r + s]);
-        }
-        ++p;
-      }
+    const ThreeTaps<STRIDE> at(g, q);
+    vf error[ROWS];
+    const auto add = [&](int i, int r, const vf* cell) {
+      for (int s = 0; s < 3; ++s) sum[3 * r + s] = fma(error[i], cell[s], sum[3 * r + s]);
+    };
+    const auto load_errors = [&](int64_t p, int rows) {
+      for (int i = 0; i < rows; ++i) error[i] = load_first(dy + (p + i) * g.out_width + q, at.lanes);
+    };
+    int64_t p = 0;
+    for (; p + ROWS <= g.out_height; p += ROWS) {
+      load_errors(p, ROWS);
+      for_cells<ROWS>(g, at, p, add);
+    }
+    for (; p < g.out_height; ++p) {
+      load_errors(p, 1);
+      for_cells<1>(g, at, p, add);
     }
   }
   for (int t = 0; t < 9; ++t) d_weight[t] = sum_lanes(sum[t]);
