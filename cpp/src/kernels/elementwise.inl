@@ -90,21 +90,34 @@ int64_t find_nonfinite(int64_t n, const float* x) {
   return n;
 }
 
+// body(i, lanes) for every vector of n elements; lanes = W, a constant, for all but a shorter last one.
+template <class Body>
+inline void for_vectors(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) body(i, int64_t{W});
+  if (i < n) body(i, n - i);
+}
+
 // The largest of a row, NaN passed over (the sum of exponentials will be NaN); -infinity of nothing.
 inline float row_max(int64_t n, const float* x) {
-  vf m = broadcast(-infinity);
-  for (int64_t i = 0; i < n; i += W) m = maximum(m, fill_from(n - i, -infinity, load_first(x + i, n - i)));
-  return max_lanes(m);
+  vf m = broadcast(-infinity), more = m;
+  int64_t i = 0;
+  for (; i + 2 * W <= n; i += 2 * W) {
+    m = maximum(m, load(x + i));
+    more = maximum(more, load(x + i + W));
+  }
+  for (; i < n; i += W) m = maximum(m, fill_from(n - i, -infinity, load_first(x + i, n - i)));
+  return max_lanes(maximum(more, m));
 }
 
 // Sum of e^(x - shift); each term is written to y unless that is null. y may be x.
 inline float row_exp(int64_t n, float shift, const float* x, float* y) {
   vf s{};
-  for (int64_t i = 0; i < n; i += W) {
-    const vf e = fill_from(n - i, 0.0f, vexp(load_first(x + i, n - i) - shift));
-    if (y) store_first(y + i, n - i, e);
+  for_vectors(n, [&](int64_t i, int64_t lanes) {
+    const vf e = fill_from(lanes, 0.0f, vexp(load_first(x + i, lanes) - shift));
+    if (y) store_first(y + i, lanes, e);
     s += e;
-  }
+  });
   return sum_lanes(s);
 }
 

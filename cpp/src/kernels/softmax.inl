@@ -43,26 +43,29 @@ void softmax(int64_t length, int64_t stride, int64_t count, const float* x, floa
   }
 }
 
-// e^(x - max x) again, which dx holds between the two passes unless it is dy.
+// e^(x - max x) again, which dx holds between the two passes unless it is dy. The second pass, which has less to do,
+// fetches the next row.
 inline void softmax_row_backward(int64_t length, const float* x, const float* dy, float* dx, int logarithm) {
   const float largest_x = row_max(length, x);
   const bool keeps = dx != dy;
-  const auto exponential = [=](int64_t i) {
-    return fill_from(length - i, 0.0f, vexp(load_first(x + i, length - i) - largest_x));
+  const auto exponential = [=](int64_t i, int64_t lanes) {
+    return fill_from(lanes, 0.0f, vexp(load_first(x + i, lanes) - largest_x));
   };
   vf total{}, s{};
-  for (int64_t i = 0; i < length; i += W) {
-    const vf e = exponential(i), d = load_first(dy + i, length - i);
+  for_vectors(length, [&](int64_t i, int64_t lanes) {
+    const vf e = exponential(i, lanes), d = load_first(dy + i, lanes);
     total += e;
     s = logarithm ? s + d : e * d + s;
-    if (keeps) store_first(dx + i, length - i, e);
-  }
+    if (keeps) store_first(dx + i, lanes, e);
+  });
   const float inverse = 1.0f / sum_lanes(total), sum = logarithm ? sum_lanes(s) : sum_lanes(s) * inverse;
-  for (int64_t i = 0; i < length; i += W) {
-    const vf p = (keeps ? load_first(dx + i, length - i) : exponential(i)) * inverse;
-    const vf d = load_first(dy + i, length - i);
-    store_first(dx + i, length - i, logarithm ? d - p * sum : p * (d - sum));
-  }
+  for_vectors(length, [&](int64_t i, int64_t lanes) {
+    __builtin_prefetch(x + i + length);
+    __builtin_prefetch(dy + i + length);
+    const vf p = (keeps ? load_first(dx + i, lanes) : exponential(i, lanes)) * inverse;
+    const vf d = load_first(dy + i, lanes);
+    store_first(dx + i, lanes, logarithm ? d - p * sum : p * (d - sum));
+  });
 }
 
 inline void softmax_lanes_backward(int64_t length, int64_t stride, int64_t lanes, const float* x, const float* dy,
