@@ -64,10 +64,39 @@ def test_conv2d_of_few_images(seed, torch):
     if min(height, width) < 1:
         padding, height, width = 0, height + 2 * padding, width + 2 * padding
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    layer = nn.Conv2d(channels, filters, kernel, **options)
+    check_conv2d(torch, rng, (images, channels, height, width), filters, kernel, options)
+
+
+# Kernels, strides, dilations and paddings of both axes as they come.
+@pytest.mark.parametrize("seed", range(60))
+def test_conv2d_of_any_shape(seed, torch):
+    rng = seeded_rng(f"any {seed}")
+    groups = int(rng.choice([1, 1, 2, 3]))
+    channels, filters = groups * int(rng.choice([1, 3, 5, 8])), groups * int(rng.choice([1, 2, 7, 20]))
+    kernel, stride, dilation = (tuple(int(n) for n in rng.integers(1, most + 1, 2)) for most in (5, 4, 3))
+    padding = tuple(int(n) for n in rng.integers(0, 4, 2))
+    size = [
+        max(int(rng.integers(1, 34)), (k - 1) * d + 1 - 2 * p)
+        for k, d, p in zip(kernel, dilation, padding, strict=True)
+    ]
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    check_conv2d(torch, rng, (int(rng.choice([1, 2, 5, 17])), channels, *size), filters, kernel, options)
+
+
+# Images so large that a few at a time are padded.
+@pytest.mark.parametrize(("stride", "padding"), [(2, 1), (1, 2), (3, 0)])
+def test_conv2d_of_large_images(stride, padding, torch):
+    options = {"stride": stride, "padding": padding, "dilation": 1, "groups": 1}
+    check_conv2d(torch, seeded_rng("large"), (5, 2, 655, 657), 1, 2, options)
+
+
+def check_conv2d(torch, rng, shape, filters, kernel, options):
+    """Forward and backward on whole numbers against PyTorch in float64, on 1, 2 and 3 threads."""
+    layer = nn.Conv2d(shape[1], filters, kernel, **options)
     for p in layer.parameters().values():
         p.data[...] = integers(rng, p.data.shape)
-    x, dy = integers(rng, (images, channels, height, width)), integers(rng, (images, filters, out_h, out_w))
+    x = integers(rng, shape)
+    dy = integers(rng, layer(x).shape)
     wide = [torch.from_numpy(np.float64(a)).requires_grad_() for a in (x, layer.weight.data, layer.bias.data)]
     want = torch.nn.functional.conv2d(*wide, **options)
     want_dx, *want_dw = (g.numpy() for g in torch.autograd.grad(want, wide, torch.from_numpy(np.float64(dy))))

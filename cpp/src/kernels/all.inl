@@ -18,7 +18,7 @@
 
 #include "conv.inl"  // after gemm.inl, whose panels it fills
 
-#include "winograd.inl"  // after conv.inl, whose column numbers it shares
+#include "winograd.inl"
 
 #include "depthwise.inl"  // after conv.inl, whose lanes_inside it uses
 

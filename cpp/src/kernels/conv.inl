@@ -1,29 +1,12 @@
-// The column matrix of a convolution (im2col), never made whole: the packers below read it straight from the image.
-//   column[c * taps + t][(n * P + p) * Q + q] = image[n, c, p * stride_h + tap_h[t], q * stride_w + tap_w[t]],
-// 0 outside the image. Forward is W (K x C taps) times it. dE/dx is the same product over dE/dy with the taps
-// mirrored; with a stride it falls into stride_h x stride_w phases, each a stride-1 product over the taps reaching it.
+// The column matrix of a convolution (im2col), never made whole: the packers below read it from images in which every
+// tap of every output is a cell, see ops/padded_images.hpp:
+//   column[c * taps + t][(n * P + p) * Q + q] = image[n * image_stride + c * channel_stride + p * width + q + tap[t]]
+// Forward is W (K x C taps) times it. dE/dx is the same product over dE/dy with the taps mirrored; with a stride it
+// falls into stride_h x stride_w phases, each a product over the taps reaching it.
+//
+// Where images are read or written as they lie, a tap is an offset into the image, and may lie outside:
+//   h = p * stride_h + tap_h[t],  w = q * stride_w + tap_w[t]
 namespace {
-
-// Neighbouring columns that come from one row of one image: `lanes` of them, at lane `at` of the vector.
-struct RowRun {
-  const float* image;  // of channel 0
-  int64_t h, w;        // input cell of the first lane for a tap of (0, 0)
-  int at, lanes;
-};
-
-// Splits columns [j, j + n), n <= W, into row runs.
-inline int split_runs(const ConvGather& g, int64_t j, int64_t n, RowRun* run) {
-  int count = 0;
-  for (int at = 0; at < n;) {
-    const int64_t q = (j + at) % g.out_width, row = (j + at) / g.out_width;
-    const int64_t left_in_row = g.out_width - q, left = n - at;
-    const int lanes = (int)(left_in_row < left ? left_in_row : left);
-    run[count++] = {g.image + row / g.out_height * g.image_stride, row % g.out_height * g.stride_h, q * g.stride_w, at,
-                    lanes};
-    at += lanes;
-  }
-  return count;
-}
 
 // Lanes [first, last) of `lanes`: those whose input cell w + i * stride lies in [0, width).
 struct LanesInside {
@@ -35,172 +18,184 @@ struct LanesInside {
     last = end < lanes ? (int)end : lanes;
   }
 };
-inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes, int at = 0) {
+inline vmask lanes_inside(int64_t w, int64_t stride, int64_t width, int lanes) {
   const LanesInside inside(w, stride, width, lanes);
-  return lane_range(at + inside.first, at + inside.last);
+  return lane_range(inside.first, inside.last);
 }
 
-// Rows [row0, row1) of the column matrix, and the channels [first(t), last(t)) that have one of tap t among them.
-struct ColumnRows {
-  int64_t row0, row1, taps, c0, c_end;
-  ColumnRows(int64_t from, int64_t to, int64_t taps_a_channel)
-      : row0(from), row1(to), taps(taps_a_channel), c0(from / taps), c_end((to + taps - 1) / taps) {}
-
-  int64_t first(int64_t t) const { return c0 * taps + t < row0 ? c0 + 1 : c0; }
-  int64_t last(int64_t t) const { return (c_end - 1) * taps + t < row1 ? c_end : c_end - 1; }
+// Reads W cells of a row, `stride` apart; those outside the image are 0 and are not read.
+struct StridedCells {
+  int64_t stride;
+  vmask inside, high;
+  // Cell i is column w + i * stride, i in [0, lanes), of a row of `width`.
+  void set(int64_t w, int lanes, int64_t step, int64_t width) {
+    stride = step;
+    if (step != 2) {
+      inside = lanes_inside(w, step, width, lanes);
+      return;
+    }
+    CellPairs pairs;
+    pairs.set(w, 2 * lanes - 1, width);
+    inside = pairs.low;
+    high = pairs.high;
+  }
+  vf load(const float* p) const {
+    if (stride == 1) return load_lanes(p, inside);
+    if (stride == 2) return even_lanes(load_lanes(p, inside), load_lanes(p + W, high), AllLanes());
+    return gather_lanes(p, (int32_t)stride, inside);
+  }
 };
 
-// Whether every tap of every cell of these runs lies in the image: taps rise in both directions.
-inline bool all_inside(const ConvGather& g, const RowRun* run, int runs) {
-  const int64_t top = g.tap_h[0], bottom = g.tap_h[g.taps - 1], left = g.tap_w[0], right = g.tap_w[g.taps - 1];
-  for (int s = 0; s < runs; ++s) {
-    const RowRun& it = run[s];
-    if (it.h + top < 0 || it.h + bottom >= g.height || it.w + left < 0) return false;
-    if (it.w + (it.lanes - 1) * g.stride_w + right >= g.width) return false;
-  }
-  return true;
-}
+// --- columns of padded images --------------------------------------------------------------------------------------
 
-// Writes rows of a vector of columns, row r at out + (r - row0) * out_stride, where neighbouring columns come from
-// neighbouring cells and all taps lie in the image.
-template <int Runs>
-inline void copy_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, float* out,
-                             int64_t out_stride) {
-  const float* from[Runs];
-  vmask lanes[Runs];
-  for (int s = 0; s < Runs; ++s) {
-    from[s] = run[s].image + run[s].h * g.width + run[s].w - run[s].at;
-    lanes[s] = lane_range(run[s].at, run[s].at + run[s].lanes);
-  }
-  const int64_t taps = g.taps, width = g.width, channel_stride = g.channel_stride;
-  const int32_t *tap_h = g.tap_h, *tap_w = g.tap_w;
-  for (int64_t c = rows.c0; c < rows.c_end; ++c) {
-    const int64_t t0 = c > rows.c0 ? 0 : rows.row0 - c * taps;
-    const int64_t t1 = (c + 1) * taps <= rows.row1 ? taps : rows.row1 - c * taps;
-    const float* channel[Runs];
-    for (int s = 0; s < Runs; ++s) channel[s] = from[s] + c * channel_stride;
-    for (int64_t t = t0; t < t1; ++t, out += out_stride) {
-      const int64_t cell = tap_h[t] * width + tap_w[t];
-      vi cells = (vi)load_lanes(channel[0] + cell, lanes[0]);
-      for (int s = 1; s < Runs; ++s) cells |= (vi)load_lanes(channel[s] + cell, lanes[s]);
-      store(out, (vf)cells);
-    }
-  }
-}
+// Neighbouring columns that come from one row of one image: lane l of a vector reads from[l].
+struct ColumnRun {
+  const float* from;
+  vmask lanes;
+};
 
-// The same where some taps lie outside: loads of what the mask leaves of each run, and one store.
-inline void merge_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, int runs, float* out,
-                              int64_t out_stride) {
-  for (int64_t t = 0; t < g.taps; ++t) {
-    const float* from[W];
-    vmask inside[W];
+// Goes through the columns from j on.
+struct ColumnWalk {
+  const ColumnGather& g;
+  int64_t image, p, q;
+
+  ColumnWalk(const ColumnGather& g, int64_t j) : g(g), image(j / g.out_width / g.out_height) {
+    p = j / g.out_width % g.out_height;
+    q = j % g.out_width;
+  }
+  // Splits the next n <= W columns; returns into how many runs.
+  int split(int n, ColumnRun* run) {
     int count = 0;
-    for (int s = 0; s < runs; ++s) {
-      const int64_t h = run[s].h + g.tap_h[t], w = run[s].w + g.tap_w[t];
-      if (h < 0 || h >= g.height) continue;
-      from[count] = run[s].image + h * g.width + w - run[s].at;
-      inside[count++] = lanes_inside(w, 1, g.width, run[s].lanes, run[s].at);
+    for (int at = 0; at < n;) {
+      const int lanes = g.out_width - q < n - at ? (int)(g.out_width - q) : n - at;
+      run[count++] = {g.image + image * g.image_stride + p * g.width + q - at, lane_range(at, at + lanes)};
+      at += lanes;
+      q += lanes;
+      if (q < g.out_width) continue;
+      q = 0;
+      if (++p == g.out_height) p = 0, ++image;
     }
-    const int64_t c_first = rows.first(t), c_last = rows.last(t);
-    float* to = out + (c_first * g.taps + t - rows.row0) * out_stride;
-    for (int64_t c = c_first; c < c_last; ++c, to += g.taps * out_stride) {
-      vi cells = {};
-      for (int s = 0; s < count; ++s) cells |= (vi)load_lanes(from[s] + c * g.channel_stride, inside[s]);
-      store(to, (vf)cells);
+    return count;
+  }
+};
+
+// `count` rows of the column matrix, from tap `tap` of channel `channel` on.
+struct ColumnRows {
+  int64_t channel, tap, count;
+  ColumnRows(const ColumnGather& g, int64_t row0, int64_t row1)
+      : channel(row0 / g.taps), tap(row0 % g.taps), count(row1 - row0) {}
+};
+
+// out[i * out_stride] = cells(the offset of row i's cells)
+template <class Cells>
+inline void copy_cells(const ColumnGather& g, ColumnRows rows, float* out, int64_t out_stride, Cells cells) {
+  const int64_t* tap = g.tap;
+  const int64_t taps = g.taps, channel_stride = g.channel_stride;
+  int64_t t = rows.tap, channel = rows.channel * channel_stride;
+  for (int64_t left = rows.count; left > 0; t = 0, channel += channel_stride) {
+    const int64_t end = taps - t < left ? taps : t + left;
+    left -= end - t;
+    for (; t < end; ++t, out += out_stride) store(out, cells(channel + tap[t]));
+  }
+}
+
+template <int Runs>
+inline void copy_runs(const ColumnGather& g, const ColumnRows& rows, const ColumnRun* run, float* out,
+                      int64_t out_stride) {
+  copy_cells(g, rows, out, out_stride, [&](int64_t offset) {
+    vi cells = (vi)load_lanes(run[0].from + offset, run[0].lanes);
+    for (int s = 1; s < Runs; ++s) cells |= (vi)load_lanes(run[s].from + offset, run[s].lanes);
+    return (vf)cells;
+  });
+}
+
+// Writes rows of a vector of columns, row i at out + i * out_stride; lanes of no column become 0.
+inline void fill_columns(const ColumnGather& g, const ColumnRows& rows, const ColumnRun* run, int runs, bool whole,
+                         float* out, int64_t out_stride) {
+  if (whole) {
+    const float* from = run[0].from;
+    return copy_cells(g, rows, out, out_stride, [=](int64_t offset) { return load(from + offset); });
+  }
+  if (runs == 1) return copy_runs<1>(g, rows, run, out, out_stride);
+  if (runs == 2) return copy_runs<2>(g, rows, run, out, out_stride);
+  if (runs == 3) return copy_runs<3>(g, rows, run, out, out_stride);
+  copy_cells(g, rows, out, out_stride, [&](int64_t offset) {
+    vi cells = {};
+    for (int s = 0; s < runs; ++s) cells |= (vi)load_lanes(run[s].from + offset, run[s].lanes);
+    return (vf)cells;
+  });
+}
+
+// The same for the next n <= GEMM_NR columns, row i of the first one at out + i * out_stride: some rows of all their
+// vectors at a time, which are in the first-level cache for as long.
+inline void fill_panel(ColumnWalk& walk, int64_t row0, int64_t row1, int64_t n, float* out, int64_t out_stride) {
+  constexpr int64_t rows_at_once = 64;
+  ColumnRun run[GEMM_NV][W];
+  int runs[GEMM_NV];
+  const int vectors = (int)((n + W - 1) / W);
+  for (int v = 0; v < vectors; ++v) runs[v] = walk.split(n - v * W < W ? (int)(n - v * W) : W, run[v]);
+  for (int64_t row = row0; row < row1; row += rows_at_once, out += rows_at_once * out_stride) {
+    const ColumnRows rows(walk.g, row, row + rows_at_once < row1 ? row + rows_at_once : row1);
+    for (int v = 0; v < vectors; ++v) {
+      const bool whole = runs[v] == 1 && n - v * W >= W;
+      fill_columns(walk.g, rows, run[v], runs[v], whole, out + v * W, out_stride);
     }
   }
 }
 
-// The same for any stride and, where all lanes are one run, for stride 1: sooner done than merging.
-inline void fill_column_rows(const ConvGather& g, const ColumnRows& rows, const RowRun* run, int runs, float* out,
-                             int64_t out_stride) {
-  for (int s = 0; s < runs; ++s) {
-    const RowRun& it = run[s];
-    for (int64_t t = 0; t < g.taps; ++t) {
-      const int64_t h = it.h + g.tap_h[t], w = it.w + g.tap_w[t];
-      const int64_t c_first = rows.first(t), c_last = rows.last(t);
-      float* to = out + (c_first * g.taps + t - rows.row0) * out_stride + it.at;
-      const int64_t to_step = g.taps * out_stride;
-      const bool row_inside = h >= 0 && h < g.height;
-      const bool whole = row_inside && w >= 0 && w + (it.lanes - 1) * g.stride_w < g.width;
-      const vmask inside = row_inside ? lanes_inside(w, g.stride_w, g.width, it.lanes) : lane_range(0, 0);
-      const float* from = it.image + h * g.width + w + c_first * g.channel_stride;
-      if (whole && g.stride_w == 1) {  // where W lanes are one run
-        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) store(to, load(from));
-      } else if (g.stride_w == 1) {
-        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
-          store(to, load_lanes(from, inside));
-      } else if (g.stride_w == 2) {
-        CellPairs pairs;
-        pairs.set(w, row_inside ? 2 * it.lanes - 1 : 0, g.width);
-        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride) {
-          vf even, odd;
-          pairs.load(from, even, odd);
-          store_first(to, it.lanes, even);
-        }
-      } else {
-        for (int64_t c = c_first; c < c_last; ++c, to += to_step, from += g.channel_stride)
-          store_first(to, it.lanes, gather_lanes(from, (int32_t)g.stride_w, inside));
-      }
-    }
+// The cells of column j, where the n columns from there on are neighbours in memory: of one tap, in one image; or null.
+inline const float* contiguous_columns(const ColumnGather& g, int64_t j, int64_t n) {
+  const int64_t pixels = g.out_height * g.out_width, pixel = j % pixels;
+  if (g.taps > 1 || g.width != g.out_width || pixel + n > pixels) return nullptr;
+  return g.image + j / pixels * g.image_stride + pixel + g.tap[0];
+}
+
+void pack_columns(const ColumnGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* packed) {
+  const ColumnGather& g = *gather;
+  if (const float* first = contiguous_columns(g, j0, n))
+    return pack_b(first + row0 * g.channel_stride, g.channel_stride, 1, row1 - row0, n, row1 - row0, packed);
+  ColumnWalk walk(g, j0);
+  for (int64_t j = 0; j < n; j += GEMM_NR) {
+    const int64_t columns = n - j < GEMM_NR ? n - j : GEMM_NR;
+    float* panel = packed + j * (row1 - row0);
+    for (int64_t v = (columns + W - 1) / W; v < GEMM_NV; ++v)
+      for (int64_t i = 0; i < row1 - row0; ++i) store(panel + i * GEMM_NR + v * W, vf{});
+    fill_panel(walk, row0, row1, columns, panel, GEMM_NR);
   }
 }
 
-// Channels whose cells share a set of the first-level cache are taken a few at a time, so that a cell is still there
-// when the next tap reads it.
-constexpr int64_t CLASHING_STRIDE = 256, CLASHING_CHANNELS = 8;
-
-// Writes rows [row0, row1) of a vector of n <= W columns from j, row r at out + (r - row0) * out_stride; other lanes 0.
-inline void fill_columns(const ConvGather& g, int64_t row0, int64_t row1, int64_t j, int64_t n, float* out,
-                         int64_t out_stride) {
-  RowRun run[W];
-  const int runs = split_runs(g, j, n, run);
-  if (g.stride_w == 1 && runs <= 3 && all_inside(g, run, runs)) {
-    const auto copy = runs == 1 ? copy_column_rows<1> : runs == 2 ? copy_column_rows<2> : copy_column_rows<3>;
-    return copy(g, ColumnRows(row0, row1, g.taps), run, out, out_stride);
-  }
-  const bool merges = g.stride_w == 1 && run[0].lanes < W;
-  if (n < W && !merges)
-    for (int64_t r = row0; r < row1; ++r) store(out + (r - row0) * out_stride, vf{});
-  const int64_t at_once =
-      g.taps > 1 && g.channel_stride % CLASHING_STRIDE == 0 ? CLASHING_CHANNELS * g.taps : row1 - row0;
-  for (int64_t r = row0; r < row1; r += at_once) {
-    const ColumnRows rows(r, r + at_once < row1 ? r + at_once : row1, g.taps);
-    (merges ? merge_column_rows : fill_column_rows)(g, rows, run, runs, out + (r - row0) * out_stride, out_stride);
-  }
-}
-
-// Whether the column matrix is the image itself: one tap, which reads every pixel's own cell.
-inline bool is_pointwise(const ConvGather& g) {
-  return g.taps == 1 && g.tap_h[0] == 0 && g.tap_w[0] == 0 && g.stride_h == 1 && g.stride_w == 1 &&
-         g.out_height == g.height && g.out_width == g.width;
-}
-
-void pack_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* packed) {
-  const int64_t pixels = gather->out_height * gather->out_width, pixel = j0 % pixels;
-  if (is_pointwise(*gather) && pixel + n <= pixels) {
-    const float* first = gather->image + j0 / pixels * gather->image_stride + row0 * gather->channel_stride + pixel;
-    pack_b(first, gather->channel_stride, 1, row1 - row0, n, row1 - row0, packed);
-    return;
-  }
-  for (int64_t j = 0; j < n; j += W) {
-    float* out = packed + j / GEMM_NR * GEMM_NR * (row1 - row0) + j % GEMM_NR;
-    fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out, GEMM_NR);
-  }
-}
-
-void gather_columns(const ConvGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* out) {
-  const int64_t pixels = gather->out_height * gather->out_width, pixel = j0 % pixels;
-  if (is_pointwise(*gather) && pixel + n <= pixels) {
-    const float* first = gather->image + j0 / pixels * gather->image_stride + pixel;
+void gather_columns(const ColumnGather* gather, int64_t row0, int64_t row1, int64_t j0, int64_t n, float* out) {
+  const ColumnGather& g = *gather;
+  if (const float* first = contiguous_columns(g, j0, n)) {
     for (int64_t row = row0; row < row1; ++row)
       for (int64_t j = 0; j < n; j += W)
-        store(out + (row - row0) * kRowRunStride + j, load_first(first + row * gather->channel_stride + j, n - j));
+        store(out + (row - row0) * kRowRunStride + j, load_first(first + row * g.channel_stride + j, n - j));
     return;
   }
-  for (int64_t j = 0; j < n; j += W)
-    fill_columns(*gather, row0, row1, j0 + j, n - j < W ? n - j : W, out + j, kRowRunStride);
+  ColumnWalk walk(g, j0);
+  for (int64_t j = 0; j < n; j += GEMM_NR)
+    fill_panel(walk, row0, row1, n - j < GEMM_NR ? n - j : GEMM_NR, out + j, kRowRunStride);
 }
+
+// From the last vectors of all rows to the first: what a whole store writes behind the end of a row is overwritten.
+void copy_phase(const PhaseCopy* phase, float* out) {
+  const PhaseCopy& it = *phase;
+  const float* end = out + it.rows * it.columns;
+  for (int64_t j = (it.columns - 1) / W * W; j >= 0; j -= W) {
+    const int lanes = it.columns - j < W ? (int)(it.columns - j) : W;
+    const int64_t w = it.w0 + j * it.step_w;
+    StridedCells cells;
+    cells.set(w, lanes, it.step_w, it.width);
+    float* to = out + j;
+    for (int64_t i = 0; i < it.rows; ++i, to += it.columns) {
+      const int64_t h = it.h0 + i * it.step_h;
+      __builtin_prefetch(it.image + (h + it.height) * it.width + w);  // the next plane's
+      store_first(to, end - to, h < 0 || h >= it.height ? vf{} : cells.load(it.image + h * it.width + w));
+    }
+  }
+}
+
+// --- images as they lie --------------------------------------------------------------------------------------------
 
 void copy_strided(int64_t n, const float* from, float* to, int64_t step) {
   if (step != 2) {

@@ -8,29 +8,6 @@ namespace {
 
 constexpr int MOST_TAPS = kDepthwiseTaps;
 
-// Reads W cells of a row, `stride` apart; those outside the image are 0 and are not read.
-struct StridedCells {
-  int64_t stride;
-  vmask inside, high;
-  // Cell i is column w + i * stride, i in [0, lanes), of a row of `width`.
-  void set(int64_t w, int lanes, int64_t step, int64_t width) {
-    stride = step;
-    if (step != 2) {
-      inside = lanes_inside(w, step, width, lanes);
-      return;
-    }
-    CellPairs pairs;
-    pairs.set(w, 2 * lanes - 1, width);
-    inside = pairs.low;
-    high = pairs.high;
-  }
-  vf load(const float* p) const {
-    if (stride == 1) return load_lanes(p, inside);
-    if (stride == 2) return even_lanes(load_lanes(p, inside), load_lanes(p + W, high), AllLanes());
-    return gather_lanes(p, (int32_t)stride, inside);
-  }
-};
-
 inline int lanes_from(const ConvGather& g, int64_t q) { return g.out_width - q < W ? (int)(g.out_width - q) : W; }
 
 // What is the same for all rows: where the taps of W outputs from column q read.

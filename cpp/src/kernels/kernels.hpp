@@ -46,7 +46,24 @@ struct GemvTerm {
   const float* bias;
 };
 
-// A convolution as the packer sees it: which input cell a tap of the kernel reads for output pixel (p, q):
+// The column matrix of a convolution over images that hold a cell for every tap of every output pixel; see conv.inl.
+struct ColumnGather {
+  const float* image;
+  int64_t image_stride, channel_stride, width;  // floats from one image, channel, and row of outputs to the next
+  int64_t out_height, out_width;                // P, Q
+  int64_t taps;                                 // kernel cells; column rows are ordered (c, t)
+  const int64_t* tap;                           // from an output's place to the cell that the tap reads
+};
+
+// Every step-th cell of a plane, zeros where there is none: out[i, j] = image[h0 + i * step_h, w0 + j * step_w].
+struct PhaseCopy {
+  const float* image;
+  int64_t height, width;  // of the image
+  int64_t h0, w0, step_h, step_w;
+  int64_t rows, columns;  // of out
+};
+
+// A convolution as it meets images as they lie: which input cell a tap of the kernel reads for output pixel (p, q):
 //   h = p * stride_h + tap_h[t],  w = q * stride_w + tap_w[t]
 // Forward, and each phase of dE/dx, are instances; see conv.inl.
 struct ConvGather {

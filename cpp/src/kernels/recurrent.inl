@@ -35,9 +35,6 @@ inline vf cell_tanh(vf x) {
 inline void copy_row(int64_t n, const float* from, float* to) {
   if (from != to) map(n, from, to, [](vf v) { return v; });
 }
-inline void zero_row(int64_t n, float* to) {
-  for (int64_t i = 0; i < n; i += W) store_first(to + i, n - i, vf{});
-}
 
 inline const float* row_of(const float* p, int64_t row, int64_t stride) { return p ? p + row * stride : nullptr; }
 inline float* row_of(float* p, int64_t row, int64_t stride) { return p ? p + row * stride : nullptr; }

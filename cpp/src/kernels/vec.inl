@@ -22,6 +22,10 @@ inline void store_first(float* p, int64_t n, vf v) {
     store_front(p, n, v);
 }
 
+inline void zero_row(int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += W) store_first(to + i, n - i, vf{});
+}
+
 // a b + c, in one rounding where the ISA has it.
 inline vf fma(vf a, vf b, vf c) { return a * b + c; }
 

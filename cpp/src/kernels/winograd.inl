@@ -21,6 +21,27 @@
 // image by image; tile (p, q) starts at cell (T p + tap_h[0], T q + tap_w[0]).
 namespace {
 
+// Neighbouring columns that come from one row of one image: `lanes` of them, at lane `at` of the vector.
+struct RowRun {
+  const float* image;  // of channel 0
+  int64_t h, w;        // input cell of the first lane for a tap of (0, 0)
+  int at, lanes;
+};
+
+// Splits columns [j, j + n), n <= W, into row runs.
+inline int split_runs(const ConvGather& g, int64_t j, int64_t n, RowRun* run) {
+  int count = 0;
+  for (int at = 0; at < n;) {
+    const int64_t q = (j + at) % g.out_width, row = (j + at) / g.out_width;
+    const int64_t left_in_row = g.out_width - q, left = n - at;
+    const int lanes = (int)(left_in_row < left ? left_in_row : left);
+    run[count++] = {g.image + row / g.out_height * g.image_stride, row % g.out_height * g.stride_h, q * g.stride_w, at,
+                    lanes};
+    at += lanes;
+  }
+  return count;
+}
+
 // --- the transforms along one axis, in place or from `in` to `out`, elements `step` apart; T = 2 and T = 4 -----------
 
 template <int T>

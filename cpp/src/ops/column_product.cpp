@@ -106,14 +106,14 @@ ConvGather forward_gather(const ConvShape& s, const float* x, const Taps& taps) 
   return g;
 }
 
-// Packing the columns once more takes as long as some 16 rows, with a stride far longer.
+// Packing the columns once more takes as long as some 16 rows.
 Index forward_row_blocks(const ConvShape& s) {
   constexpr Index least_rows = 24;
   const Index rows = s.K / s.groups, channels = s.C / s.groups, depth = channels * s.R * s.S, pixels = s.P * s.Q;
   const double work = static_cast<double>(rows * depth) * static_cast<double>(s.N * pixels);
   const bool larger_than_images = rows * depth > s.N * channels * s.H * s.W;
-  const bool pays = few_columns(s.N, pixels, depth) && s.stride_w == 1 && larger_than_images &&
-                    rows >= 2 * least_rows && work >= 2 * least_work;
+  const bool pays =
+      few_columns(s.N, pixels, depth) && larger_than_images && rows >= 2 * least_rows && work >= 2 * least_work;
   return pays ? 2 : 1;
 }
 

@@ -29,7 +29,7 @@ ConvGather forward_gather(const ConvShape& shape, const float* x, const Taps& ta
 // A (rows x depth) times a column matrix, written to the planes of an image. A is packed in blocks of k or, for few
 // columns, as it lies, its rows a_stride apart.
 struct ColumnProduct {
-  ConvGather gather;
+  ColumnGather gather;
   Index images, rows, depth;
   const float* packed_a = nullptr;
   const float* a = nullptr;

@@ -12,6 +12,7 @@
 #include "../parallel.hpp"
 #include "blocking.hpp"
 #include "column_product.hpp"
+#include "padded_images.hpp"
 
 namespace deepnet {
 namespace {
@@ -63,10 +64,57 @@ void pack_errors(const ConvShape& s, const float* dy, Index filters, Index j0, I
   }
 }
 
+// Padded copies are made for some images at a time, so that they are still in the caches when they are packed.
+Index images_at_once(const ConvShape& s, const PaddedImages& padded) {
+  constexpr Index most_floats = 1 << 22;
+  const Index floats = static_cast<Index>(padded.floats());
+  return floats == 0 ? s.N : std::min(s.N, even_piece(s.N, std::max<Index>(1, most_floats / floats)));
+}
+
+// run(the shape of some images, the first one's number)
+template <class Run>
+void for_image_blocks(ConvShape s, Index at_once, Run run) {
+  const Index images = s.N;
+  for (Index first = 0; first < images; first += at_once) {
+    s.N = std::min(at_once, images - first);
+    run(s, first);
+  }
+}
+
+// Memory that the three products share out: padded images, and where the taps read.
+struct GatherMemory {
+  std::size_t images, taps;
+
+  GatherMemory(const ConvShape& s, const PaddedImages& padded)
+      : images(static_cast<std::size_t>(images_at_once(s, padded)) * padded.floats()),
+        taps(static_cast<std::size_t>(2 * s.R * s.S)) {}
+  std::size_t floats() const { return images + taps; }
+};
+
+ColumnGather gather_of(const PaddedImages& padded, Index out_height, Index out_width, Index taps, const int64_t* tap) {
+  ColumnGather g = {};
+  g.image_stride = padded.image_stride();
+  g.channel_stride = padded.channel_stride();
+  g.width = padded.width();
+  g.out_height = out_height;
+  g.out_width = out_width;
+  g.taps = taps;
+  g.tap = tap;
+  return g;
+}
+
+// Of x, image still to be set.
+ColumnGather input_gather(const ConvShape& s, const PaddedImages& padded, float* memory) {
+  int64_t* tap = reinterpret_cast<int64_t*>(memory);
+  for (Index r = 0; r < s.R; ++r)
+    for (Index c = 0; c < s.S; ++c) tap[r * s.S + c] = padded.tap(r, c);
+  return gather_of(padded, s.P, s.Q, s.R * s.S, tap);
+}
+
 // One task: the rows [row0, row1) of d_W^T (CRS x K) for some filters, summed over images [n0, n1).
 struct WeightTask {
   Index row0, row1, filters, n0, n1;
-  ConvGather gather;
+  ColumnGather gather;
   const float* dy;  // of the first filter
 };
 
@@ -95,118 +143,12 @@ void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* d_
   }
 }
 
-}  // namespace
-
-std::size_t implicit_forward_workspace(const ConvShape& s) {
-  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
-}
-
-std::size_t implicit_backward_data_workspace(const ConvShape& s) {
-  const std::size_t positions = taps_floats(s);  // R * S Index
-  return taps_floats(s) + positions + 2 * static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
-}
-
-std::size_t implicit_backward_weight_workspace(const ConvShape& s) {
-  const WeightTasks t(s);
-  if (t.at_once) return taps_floats(s);
-  return taps_floats(s) + static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S * t.image_groups);
-}
-
-void implicit_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
-                      Activation activation, float* workspace) {
-  const Taps taps = forward_taps(s, workspace);
-  float* packed = workspace + taps_floats(s);
-  const Index filters = s.K / s.groups, channels = s.C / s.groups, depth = channels * s.R * s.S;
-  const bool packs = !few_columns(s.N, s.P * s.Q, depth);
-  for (Index g = 0; g < s.groups; ++g) {
-    ColumnProduct p = {};
-    if (packs) {
-      pack_blocks(weight + g * filters * depth, depth, filters, depth, packed);
-      p.packed_a = packed;
-    } else {
-      p.a = weight + g * filters * depth;
-      p.a_stride = depth;
-      p.row_blocks = forward_row_blocks(s);
-    }
-    p.gather = forward_gather(s, x + g * channels * s.H * s.W, taps);
-    p.images = s.N;
-    p.rows = filters;
-    p.depth = depth;
-    p.bias = bias ? bias + g * filters : nullptr;
-    p.activation = activation;
-    p.out = y + g * filters * s.P * s.Q;
-    p.out_image_stride = s.K * s.P * s.Q;
-    p.out_plane_stride = s.P * s.Q;
-    p.out_width = s.Q;
-    p.step_h = p.step_w = 1;
-    multiply_columns(p);
-  }
-}
-
-void implicit_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const Taps taps = forward_taps(s, workspace);
-  Index* position = reinterpret_cast<Index*>(workspace + taps_floats(s));
-  float* mirrored = workspace + 2 * taps_floats(s);
-  const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S;
-  for (Index phase = 0; phase < phases_h(s) * phases_w(s); ++phase) {
-    const Index a = phase / phases_w(s), b = phase % phases_w(s);
-    const Index count = phase_taps(s, a, b, taps, position);
-    if (count == 0) {
-      clear_phase(s, a, b, dx);
-      continue;
-    }
-    const Index depth = filters * count;
-    float* packed = mirrored + channels * depth;
-    ColumnProduct p = {};
-    p.gather.image_stride = s.K * s.P * s.Q;
-    p.gather.channel_stride = s.P * s.Q;
-    p.gather.height = s.P;
-    p.gather.width = s.Q;
-    p.gather.out_height = (s.H - a + s.stride_h - 1) / s.stride_h;
-    p.gather.out_width = (s.W - b + s.stride_w - 1) / s.stride_w;
-    p.gather.stride_h = p.gather.stride_w = 1;
-    p.gather.taps = count;
-    p.gather.tap_h = taps.h;
-    p.gather.tap_w = taps.w;
-    p.images = s.N;
-    p.rows = channels;
-    p.depth = depth;
-    p.packed_a = packed;
-    p.out_image_stride = s.C * s.H * s.W;
-    p.out_plane_stride = s.H * s.W;
-    p.out_width = s.W;
-    p.step_h = s.stride_h;
-    p.step_w = s.stride_w;
-    for (Index g = 0; g < s.groups; ++g) {
-      const float* w = weight + g * filters * channels * cells;
-      parallel_for(channels, grain_for(static_cast<double>(depth)), [&](Index begin, Index end) {
-        for (Index c = begin; c < end; ++c) {
-          for (Index k = 0; k < filters; ++k) {
-            for (Index t = 0; t < count; ++t) {
-              mirrored[(c * filters + k) * count + t] = w[(k * channels + c) * cells + position[t]];
-            }
-          }
-        }
-      });
-      pack_blocks(mirrored, depth, channels, depth, packed);
-      p.gather.image = dy + g * filters * s.P * s.Q;
-      p.out = dx + g * channels * s.H * s.W + a * s.W + b;
-      multiply_columns(p);
-    }
-  }
-}
-
-void implicit_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, bool accumulate,
-                              float* workspace) {
-  const Taps taps = forward_taps(s, workspace);
-  float* sums = workspace + taps_floats(s);
+// dE/dW of images that are padded already; sums has room for all image groups' sums.
+void add_weight_gradient(const ConvShape& s, const ColumnGather& gather, const float* dy, float* d_weight,
+                         bool accumulate, float* sums) {
   const Index filters = s.K / s.groups, channels = s.C / s.groups, rows = channels * s.R * s.S;
   const Index one_sum = s.K * rows;  // all groups of channels, [g][row][filter]
   const WeightTasks t(s);
-  if (s.N == 0) {
-    if (!accumulate) std::memset(d_weight, 0, static_cast<std::size_t>(one_sum) * sizeof(float));
-    return;
-  }
   const double work = static_cast<double>(t.rows_per_split) * static_cast<double>(t.filters_per_block) *
                       static_cast<double>(t.images_per_group * s.P * s.Q);
   parallel_for(s.groups * t.tasks(), grain_for(work / 16), [&](Index begin, Index end) {
@@ -216,13 +158,8 @@ void implicit_backward_weight(const ConvShape& s, const float* x, const float* d
       const Index row0 = split * t.rows_per_split, row1 = std::min(row0 + t.rows_per_split, rows);
       const Index k0 = block * t.filters_per_block, k1 = std::min(k0 + t.filters_per_block, filters);
       const Index n0 = group * t.images_per_group, n1 = std::min(n0 + t.images_per_group, s.N);
-      const WeightTask part = {row0,
-                               row1,
-                               k1 - k0,
-                               n0,
-                               n1,
-                               forward_gather(s, x + g * channels * s.H * s.W, taps),
-                               dy + (g * filters + k0) * s.P * s.Q};
+      WeightTask part = {row0, row1, k1 - k0, n0, n1, gather, dy + (g * filters + k0) * s.P * s.Q};
+      part.gather.image += g * channels * gather.channel_stride;
       weight_task(s, part, sums + group * one_sum + g * filters * rows,
                   t.at_once ? d_weight + (g * filters + k0) * rows : nullptr, accumulate);
     }
@@ -239,6 +176,147 @@ void implicit_backward_weight(const ConvShape& s, const float* x, const float* d
                           accumulate);
     });
   }
+}
+
+// Floats of the sums of that.
+std::size_t weight_sums(ConvShape s, Index images) {
+  s.N = images;
+  const WeightTasks t(s);
+  return t.at_once ? 0 : static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S * t.image_groups);
+}
+
+}  // namespace
+
+std::size_t implicit_forward_workspace(const ConvShape& s) {
+  return GatherMemory(s, PaddedImages::of_input(s)).floats() +
+         static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
+}
+
+std::size_t implicit_backward_data_workspace(const ConvShape& s) {
+  const std::size_t positions = taps_floats(s);  // R * S Index
+  return GatherMemory(s, PaddedImages::of_errors(s)).floats() + taps_floats(s) + positions +
+         2 * static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
+}
+
+std::size_t implicit_backward_weight_workspace(const ConvShape& s) {
+  const PaddedImages padded = PaddedImages::of_input(s);
+  const Index at_once = images_at_once(s, padded);
+  const Index rest = at_once == 0 ? 0 : s.N % at_once;
+  return GatherMemory(s, padded).floats() + std::max(weight_sums(s, at_once), weight_sums(s, rest));
+}
+
+void implicit_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+                      Activation activation, float* workspace) {
+  const PaddedImages padded = PaddedImages::of_input(shape);
+  const GatherMemory memory(shape, padded);
+  float *images = workspace, *taps = images + memory.images, *packed = taps + memory.taps;
+  const Index filters = shape.K / shape.groups, channels = shape.C / shape.groups;
+  const Index depth = channels * shape.R * shape.S, pixels = shape.P * shape.Q;
+  const bool packs = !few_columns(shape.N, pixels, depth);
+  ColumnProduct p = {};
+  p.gather = input_gather(shape, padded, taps);
+  p.rows = filters;
+  p.depth = depth;
+  p.activation = activation;
+  p.out_image_stride = shape.K * pixels;
+  p.out_plane_stride = pixels;
+  p.out_width = shape.Q;
+  if (!packs) {
+    p.a_stride = depth;
+    p.row_blocks = forward_row_blocks(shape);
+  }
+  for (Index g = 0; packs && g < shape.groups; ++g)
+    pack_blocks(weight + g * filters * depth, depth, filters, depth, packed + g * filters * depth);
+  for_image_blocks(shape, images_at_once(shape, padded), [&](const ConvShape& s, Index first) {
+    const float* from = padded.make(s.N, x + first * s.C * s.H * s.W, images);
+    p.images = s.N;
+    for (Index g = 0; g < s.groups; ++g) {
+      (packs ? p.packed_a : p.a) = (packs ? packed : weight) + g * filters * depth;
+      p.gather.image = from + g * channels * padded.channel_stride();
+      p.bias = bias ? bias + g * filters : nullptr;
+      p.out = y + (first * s.K + g * filters) * pixels;
+      multiply_columns(p);
+    }
+  });
+}
+
+namespace {
+
+// The weights of a group of channels in the order of a phase's product, channels x (filters, taps), packed.
+void pack_mirrored(const ConvShape& s, const float* weight, Index taps, const Index* position, float* mirrored,
+                   float* packed) {
+  const Index filters = s.K / s.groups, channels = s.C / s.groups, cells = s.R * s.S, depth = filters * taps;
+  parallel_for(channels, grain_for(static_cast<double>(depth)), [&](Index begin, Index end) {
+    for (Index c = begin; c < end; ++c) {
+      for (Index k = 0; k < filters; ++k) {
+        for (Index t = 0; t < taps; ++t)
+          mirrored[(c * filters + k) * taps + t] = weight[(k * channels + c) * cells + position[t]];
+      }
+    }
+  });
+  pack_blocks(mirrored, depth, channels, depth, packed);
+}
+
+}  // namespace
+
+void implicit_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace) {
+  const PaddedImages padded = PaddedImages::of_errors(shape);
+  const GatherMemory memory(shape, padded);
+  float *images = workspace, *after = images + memory.images + memory.taps;
+  int64_t* tap = reinterpret_cast<int64_t*>(images + memory.images);
+  const Taps taps = {reinterpret_cast<int32_t*>(after), reinterpret_cast<int32_t*>(after) + shape.R * shape.S};
+  Index* position = reinterpret_cast<Index*>(after + taps_floats(shape));
+  float* mirrored = after + 2 * taps_floats(shape);
+  const Index filters = shape.K / shape.groups, channels = shape.C / shape.groups, cells = shape.R * shape.S;
+  float* all_packed = mirrored + filters * channels * cells;
+  for_image_blocks(shape, images_at_once(shape, padded), [&](const ConvShape& s, Index first) {
+    const float* from = padded.make(s.N, dy + first * s.K * s.P * s.Q, images);
+    float* packed = all_packed;  // of all phases and groups: by the first images
+    for (Index phase = 0; phase < phases_h(s) * phases_w(s); ++phase) {
+      const Index a = phase / phases_w(s), b = phase % phases_w(s);
+      const Index count = phase_taps(s, a, b, taps, position);
+      float* out = dx + first * s.C * s.H * s.W;
+      if (count == 0) {
+        clear_phase(s, a, b, out);
+        continue;
+      }
+      for (Index t = 0; t < count; ++t) tap[t] = padded.cell(taps.h[t], taps.w[t]);
+      ColumnProduct p = {};
+      p.gather = gather_of(padded, ceil_div(s.H - a, s.stride_h), ceil_div(s.W - b, s.stride_w), count, tap);
+      p.images = s.N;
+      p.rows = channels;
+      p.depth = filters * count;
+      p.out_image_stride = s.C * s.H * s.W;
+      p.out_plane_stride = s.H * s.W;
+      p.out_width = s.W;
+      p.step_h = s.stride_h;
+      p.step_w = s.stride_w;
+      for (Index g = 0; g < s.groups; ++g, packed += channels * p.depth) {
+        if (first == 0) pack_mirrored(s, weight + g * filters * channels * cells, count, position, mirrored, packed);
+        p.packed_a = packed;
+        p.gather.image = from + g * filters * padded.channel_stride();
+        p.out = out + g * channels * s.H * s.W + a * s.W + b;
+        multiply_columns(p);
+      }
+    }
+  });
+}
+
+void implicit_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
+                              float* workspace) {
+  if (shape.N == 0) {
+    const Index floats = shape.K * (shape.C / shape.groups) * shape.R * shape.S;
+    if (!accumulate) std::memset(d_weight, 0, static_cast<std::size_t>(floats) * sizeof(float));
+    return;
+  }
+  const PaddedImages padded = PaddedImages::of_input(shape);
+  const GatherMemory memory(shape, padded);
+  float *images = workspace, *taps = images + memory.images, *sums = taps + memory.taps;
+  ColumnGather gather = input_gather(shape, padded, taps);
+  for_image_blocks(shape, images_at_once(shape, padded), [&](const ConvShape& s, Index first) {
+    gather.image = padded.make(s.N, x + first * s.C * s.H * s.W, images);
+    add_weight_gradient(s, gather, dy + first * s.K * s.P * s.Q, d_weight, accumulate || first > 0, sums);
+  });
 }
 
 }  // namespace deepnet
