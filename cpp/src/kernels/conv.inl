@@ -190,7 +190,7 @@ void copy_phase(const PhaseCopy* phase, float* out) {
     for (int64_t i = 0; i < it.rows; ++i, to += it.columns) {
       const int64_t h = it.h0 + i * it.step_h;
       __builtin_prefetch(it.image + (h + it.height) * it.width + w);  // the next plane's
-      store_first(to, end - to, h < 0 || h >= it.height ? vf{} : cells.load(it.image + h * it.width + w));
+      put_first(to, end - to, h < 0 || h >= it.height ? vf{} : cells.load(it.image + h * it.width + w));
     }
   }
 }
@@ -237,7 +237,7 @@ inline void scatter(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, co
                            : image + h * g.width + w + inside.first * g.stride_w;
         for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride) {
           if (halves || g.stride_w == 1)
-            store_first(to, count, load_first(to, count) + load_first(from, count));
+            put_first(to, count, load_first(to, count) + load_first(from, count));
           else
             for (int i = 0; i < count; ++i) to[i * g.stride_w] += from[i];
         }

@@ -112,7 +112,7 @@ struct PlaneOut {
     if (relu) sum = select(sum < vf{}, vf{}, sum);  // NaN stays
     if (step == 1) {
       if (accumulate) sum += load_first(out, lanes);
-      store_first(out, lanes, sum);
+      put_first(out, lanes, sum);
     } else {
       float lane[W];
       store(lane, sum);
@@ -167,8 +167,8 @@ void interleave_rows(int64_t n, const float* even, const float* odd, float* out)
   for (int64_t i = 0; i < n; i += 2 * W) {
     vf pair[2];
     interleave(load_first(even + i / 2, (n - i + 1) / 2), load_first(odd + i / 2, (n - i) / 2), pair, AllLanes());
-    store_first(out + i, n - i, pair[0]);
-    if (n - i > W) store_first(out + i + W, n - i - W, pair[1]);
+    put_first(out + i, n - i, pair[0]);
+    if (n - i > W) put_first(out + i + W, n - i - W, pair[1]);
   }
 }
 

@@ -38,7 +38,7 @@ inline void pack_a_columns(const float* src, int64_t k_stride, int64_t m, int64_
       float* out = packed + first * k;
       for (int64_t j = j0; j < j1; ++j)
         for (int64_t i = 0; i < rows; i += W)
-          store_first(out + j * rows + i, rows - i, load_first(src + first + j * k_stride + i, rows - i));
+          put_first(out + j * rows + i, rows - i, load_first(src + first + j * k_stride + i, rows - i));
     }
   }
 }
@@ -56,9 +56,9 @@ void pack_a_rows(const float* src, int64_t row_stride, int64_t k, float* out) {
       transpose_square(block + i);
       if (here == W) {
 #pragma GCC unroll 16
-        for (int c = 0; c < W; ++c) store_first(out + (j + c) * R + i, R - i, block[i + c]);
+        for (int c = 0; c < W; ++c) put_first(out + (j + c) * R + i, R - i, block[i + c]);
       } else {
-        for (int64_t c = 0; c < here; ++c) store_first(out + (j + c) * R + i, R - i, block[i + c]);
+        for (int64_t c = 0; c < here; ++c) put_first(out + (j + c) * R + i, R - i, block[i + c]);
       }
     }
   }
@@ -156,7 +156,7 @@ void store_part(const TileOut& to, int rows, int vectors, const vf* sum) {
     for (int v = 0; v < vectors; ++v, ++sum) {
       float* c = to.c + i * to.ldc + v * W;
       const int64_t here = to.columns - v * W;
-      store_first(c, here, finished(to, c, i, v * W, here, *sum));
+      put_first(c, here, finished(to, c, i, v * W, here, *sum));
     }
   }
 }
@@ -204,7 +204,7 @@ inline void store_tile_transposed(const TileOut& out, const vf (&sum)[R][V]) {
         vf value = block[j] + bias;
         if (out.accumulate) value += load_first(c, R - first);
         if (out.relu) value = select(value < vf{}, vf{}, value);  // NaN stays
-        store_first(c, R - first, value);
+        put_first(c, R - first, value);
       }
     }
   }
@@ -519,7 +519,7 @@ void gemv_rows(const GemvTerm* terms, int count, int64_t n, float* c) {
     }
     for (int t = 0; t < count; ++t)
       if (terms[t].bias) bias += load_first(terms[t].bias + j, n - j);
-    store_first(c + j, n - j, fold_rows(sum) + bias);
+    put_first(c + j, n - j, fold_rows(sum) + bias);
   }
 }
 
@@ -575,7 +575,7 @@ void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols,
       transpose_square(block);
       for (int64_t c = 0; c < W && j + c < cols; ++c) {
         float* out = dst + (j + c) * dst_stride + i;
-        store_first(out, rows_here, accumulate ? block[c] + load_first(out, rows_here) : block[c]);
+        put_first(out, rows_here, accumulate ? block[c] + load_first(out, rows_here) : block[c]);
       }
     }
   }

@@ -16,7 +16,7 @@ void lane_pack_weight(const float* weight, int64_t row_stride, int64_t channel_s
       float* to = packed + first * taps * channels + i;
       for (int64_t c = 0; c < channels; ++c, from += channel_stride, to += here)
         for (int64_t t = 0; t < taps; ++t)
-          store_first(to + t * channels * here, lanes, gather_lanes(from + place[t], (int32_t)row_stride, some));
+          put_first(to + t * channels * here, lanes, gather_lanes(from + place[t], (int32_t)row_stride, some));
     }
   }
 }
@@ -119,8 +119,8 @@ void lane_outer(const LaneWeights& w, const float* __restrict cells, const float
     float* to = sums + i * w.filters;
 #pragma GCC unroll 3
     for (int v = 0; v < V; ++v)
-      store_first(to + v * W, filters - v * W,
-                  w.accumulate ? sum[i][v] + load_first(to + v * W, filters - v * W) : sum[i][v]);
+      put_first(to + v * W, filters - v * W,
+                w.accumulate ? sum[i][v] + load_first(to + v * W, filters - v * W) : sum[i][v]);
   }
 }
 

@@ -19,6 +19,14 @@ inline void store_first(float* p, int64_t n, vf v) {
   if (n >= W)
     store(p, v);
   else
+    store_lanes(p, lane_range(0, (int)n), v);
+}
+// The same, faster on some machines, for what was copied or added up. Behind products its branches make compilers split
+// the loop, and join multiplications and additions in whole vectors otherwise than in the last one.
+inline void put_first(float* p, int64_t n, vf v) {
+  if (n >= W)
+    store(p, v);
+  else
     store_front(p, n, v);
 }
 

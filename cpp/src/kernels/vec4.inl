@@ -28,6 +28,10 @@ inline vf load_lanes(const float* p, vmask m) {
     if (m[i]) v[i] = p[i];
   return v;
 }
+inline void store_lanes(float* p, vmask m, vf v) {
+  for (int i = 0; i < W; ++i)
+    if (m[i]) p[i] = v[i];
+}
 
 // The first n lanes, n < W.
 inline void store_front(float* p, int64_t n, vf v) {

@@ -25,6 +25,7 @@ inline vmask lane_range(int first, int last) {
 
 // Other lanes are 0 and their memory is not touched.
 inline vf load_lanes(const float* p, vmask m) { return (vf)_mm256_maskload_ps(p, (__m256i)m); }
+inline void store_lanes(float* p, vmask m, vf v) { _mm256_maskstore_ps(p, (__m256i)m, (__m256)v); }
 
 // The first n lanes, n < W, by halves: on AMD's Zen 3 vmaskmovps takes 15 cycles to store, this 2 to 4.
 inline void store_front(float* p, int64_t n, vf v) {

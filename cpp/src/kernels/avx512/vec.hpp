@@ -25,9 +25,10 @@ inline vmask lane_range(int first, int last) {
 
 // Other lanes are 0 and their memory is not touched.
 inline vf load_lanes(const float* p, vmask m) { return (vf)_mm512_maskz_loadu_ps(m, p); }
+inline void store_lanes(float* p, vmask m, vf v) { _mm512_mask_storeu_ps(p, m, (__m512)v); }
 
 // The first n lanes, n < W.
-inline void store_front(float* p, int64_t n, vf v) { _mm512_mask_storeu_ps(p, lane_range(0, (int)n), (__m512)v); }
+inline void store_front(float* p, int64_t n, vf v) { store_lanes(p, lane_range(0, (int)n), v); }
 // Lanes 0, 2, 4, ...
 inline void store_even(float* p, vf v) { _mm512_mask_storeu_ps(p, 0x5555, (__m512)v); }
 
