@@ -87,7 +87,7 @@ struct GatherMemory {
 
   GatherMemory(const ConvShape& s, const PaddedImages& padded)
       : images(static_cast<std::size_t>(images_at_once(s, padded)) * padded.floats()),
-        taps(static_cast<std::size_t>(2 * s.R * s.S)) {}
+        taps(taps_floats(s)) {}  // int64: as many floats as two int32 each
   std::size_t floats() const { return images + taps; }
 };
 

@@ -42,8 +42,8 @@ PaddedImages PaddedImages::of_errors(const ConvShape& s) {
 
 PaddedImages::PaddedImages(Index channels, Axis h, Axis w, bool several_taps) : channels_(channels), h_(h), w_(w) {
   // Channels that share sets of the first-level cache would lose their cells before the next tap reads them.
-  constexpr Index line = 16, clashing_channels = 256;
-  const bool clashes = several_taps && h.length * w.length % clashing_channels == 0;
+  constexpr Index line = 16, clashing_plane = 256;
+  const bool clashes = several_taps && h.length * w.length % clashing_plane == 0;
   copied_ = clashes || !h.as_it_lies() || !w.as_it_lies();
   channel_stride_ = copied_ ? (ceil_div(planes() * plane(), line) | 1) * line : h.length * w.length;
 }
