@@ -83,6 +83,19 @@ def test_conv2d_of_any_shape(seed, torch):
     check_conv2d(torch, rng, (int(rng.choice([1, 2, 5, 17])), channels, *size), filters, kernel, options)
 
 
+# Every width of up to two vectors, so that rows end at every lane, inside the image and in its padding.
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+@pytest.mark.parametrize("kernel", [3, 2])
+def test_depthwise_conv2d_of_any_width(kernel, padding, stride, torch):
+    rng = seeded_rng("depthwise")
+    for width in range(kernel, 36):
+        channels, height = int(rng.integers(2, 5)), int(rng.integers(kernel, 12))
+        options = {"stride": stride, "padding": padding, "dilation": 1, "groups": channels}
+        filters = channels * int(rng.choice([1, 2]))
+        check_conv2d(torch, rng, (2, channels, height, width), filters, kernel, options)
+
+
 # Images so large that a few at a time are padded.
 @pytest.mark.parametrize(("stride", "padding"), [(2, 1), (1, 2), (3, 0)])
 def test_conv2d_of_large_images(stride, padding, torch):

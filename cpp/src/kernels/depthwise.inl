@@ -33,18 +33,18 @@ inline bool is_dense_3x3(const ConvGather& g) {
   return true;
 }
 
-// The columns of the 3 taps of a row, of W outputs from column q: with stride 2 they share their loads.
-template <int STRIDE>
+// The columns of the 3 taps of a row, of W outputs from column q: with stride 2 they share their loads. Whole: there
+// are W, and all that they read lies in the image.
+template <int STRIDE, bool Whole>
 struct ThreeTaps {
   int lanes;
   int64_t offset;  // of the first tap of outputs (0, q)
-  bool whole;      // all lanes of all taps lie in the image
   vmask inside[3];
   CellPairs near, far;
-  ThreeTaps(const ConvGather& g, int64_t q) : lanes(lanes_from(g, q)) {
+  ThreeTaps(const ConvGather& g, int64_t q) : lanes(Whole ? W : lanes_from(g, q)) {
     const int64_t w = q * STRIDE + g.tap_w[0];
     offset = g.tap_h[0] * g.width + w;
-    whole = STRIDE == 1 && w >= 0 && w + W + 2 <= g.width;
+    if (Whole) return;
     if (STRIDE == 1) {
       for (int s = 0; s < 3; ++s) inside[s] = lanes_inside(w + s, 1, g.width, lanes);
     } else {
@@ -53,7 +53,7 @@ struct ThreeTaps {
     }
   }
   void load(const float* p, vf* cell) const {
-    if (whole) {
+    if (Whole) {
       for (int s = 0; s < 3; ++s) cell[s] = ::load(p + s);
     } else if (STRIDE == 1) {
       for (int s = 0; s < 3; ++s) cell[s] = load_lanes(p + s, inside[s]);
@@ -65,31 +65,55 @@ struct ThreeTaps {
   }
 };
 
+// run(q, taps) for every W columns of the output.
+template <int STRIDE, class Run>
+inline void for_columns(const ConvGather& g, Run run) {
+  for (int64_t q = 0; q < g.out_width; q += W) {
+    const int64_t w = q + g.tap_w[0];
+    if (STRIDE == 1 && q + W <= g.out_width && w >= 0 && w + W + 2 <= g.width)
+      run(q, ThreeTaps<STRIDE, STRIDE == 1>(g, q));
+    else
+      run(q, ThreeTaps<STRIDE, false>(g, q));
+  }
+}
+
 // Output rows that are made together: a row of the image then is loaded once for all the outputs that it takes part in.
 constexpr int ROWS = 4;
 
-template <int rows, int STRIDE, bool inside, class Use>
-inline void for_cells_from(const ConvGather& g, const ThreeTaps<STRIDE>& at, int64_t p, int64_t top, Use use) {
-  const float* corner = g.image + p * STRIDE * g.width + at.offset;
+// What lies above and below the image.
+alignas(4 * W) const float zero_cells[4 * W] = {};
+
+// The same pointer, of which the compiler no longer knows how it was made: GCC 12 otherwise keeps a pointer of its own
+// to each row, some twenty, and moves them all on in memory.
+template <class Pointer>
+inline Pointer plain(Pointer p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// use(i, r, cells) for output rows p + i, i < ROWS, and each row r of the kernel.
+template <bool Inside, int STRIDE, bool Whole, class Use>
+inline void for_cells_of(const ConvGather& g, const ThreeTaps<STRIDE, Whole>& at, int64_t top, const float* row,
+                         Use use) {
 #pragma GCC unroll 16
-  for (int h = 0; h < (rows - 1) * STRIDE + 3; ++h) {
-    if (!inside && (top + h < 0 || top + h >= g.height)) continue;
+  for (int h = 0; h < (ROWS - 1) * STRIDE + 3; ++h, row += g.width) {
     vf cell[3];
-    at.load(corner + h * g.width, cell);
+    __builtin_prefetch(row + g.height * g.width);  // the next plane's
+    at.load(Inside || (uint64_t)(top + h) < (uint64_t)g.height ? row : zero_cells, cell);
 #pragma GCC unroll 4
-    for (int i = 0; i < rows; ++i)
+    for (int i = 0; i < ROWS; ++i)
       if (h - i * STRIDE >= 0 && h - i * STRIDE <= 2) use(i, h - i * STRIDE, cell);
   }
 }
 
-// use(i, r, cells) for output rows p + i, i < rows, and each row r of the kernel that meets the image there.
-template <int rows, int STRIDE, class Use>
-inline void for_cells(const ConvGather& g, const ThreeTaps<STRIDE>& at, int64_t p, Use use) {
+template <int STRIDE, bool Whole, class Use>
+inline void for_cells(const ConvGather& g, const ThreeTaps<STRIDE, Whole>& at, int64_t p, Use use) {
   const int64_t top = p * STRIDE + g.tap_h[0];
-  if (top >= 0 && top + (rows - 1) * STRIDE + 3 <= g.height)
-    for_cells_from<rows, STRIDE, true>(g, at, p, top, use);
+  const float* corner = plain(g.image + p * STRIDE * g.width + at.offset);
+  if (top >= 0 && top + (ROWS - 1) * STRIDE + 3 <= g.height)
+    for_cells_of<true>(g, at, top, corner, use);
   else
-    for_cells_from<rows, STRIDE, false>(g, at, p, top, use);
+    for_cells_of<false>(g, at, top, corner, use);
 }
 
 inline void convolve_row(const ConvGather& g, const TapCells& at, const float* weight, int64_t p, vf& sum) {
@@ -100,53 +124,58 @@ inline void convolve_row(const ConvGather& g, const TapCells& at, const float* w
   }
 }
 
-// Where W outputs of a plane go.
+// Where the outputs of a plane go.
 struct PlaneOut {
-  float bias;
-  int relu, accumulate;
+  vf bias, least;  // least: 0 with ReLU, or -infinity
+  int accumulate;
   float* y;
   int64_t row_step, step;
 
-  void put(int64_t p, int64_t q, int lanes, vf sum) const {
-    float* out = y + p * row_step + q * step;
-    if (relu) sum = select(sum < vf{}, vf{}, sum);  // NaN stays
-    if (step == 1) {
-      if (accumulate) sum += load_first(out, lanes);
-      put_first(out, lanes, sum);
-    } else {
-      float lane[W];
-      store(lane, sum);
-      for (int i = 0; i < lanes; ++i) out[i * step] = accumulate ? out[i * step] + lane[i] : lane[i];
+  // `rows` rows of `lanes` outputs. What kind of output it is, is asked once: between sums it would keep them apart.
+  void put(int64_t p, int64_t q, int lanes, int64_t rows, const vf* sum) const {
+    float* out = plain(y + p * row_step + q * step);
+    if (step == 1 && !accumulate && lanes == W && rows == ROWS) {
+#pragma GCC unroll 4
+      for (int i = 0; i < ROWS; ++i, out += row_step) store(out, limited(sum[i]));
+      return;
+    }
+    for (int64_t i = 0; i < rows; ++i, out += row_step) {
+      if (step == 1) {
+        put_first(out, lanes, limited(accumulate ? load_first(out, lanes) + sum[i] : sum[i]));
+      } else {
+        float lane[W];
+        store(lane, limited(sum[i]));
+        for (int l = 0; l < lanes; ++l) out[l * step] = accumulate ? out[l * step] + lane[l] : lane[l];
+      }
     }
   }
+  vf limited(vf sum) const { return select(sum < least, least, sum); }  // NaN stays
 };
 
+// The arguments are copies, which no store can change: nothing is read again behind one.
 template <int STRIDE>
-inline void convolve_plane_3x3(const ConvGather& g, const float* weight, const PlaneOut& out) {
+inline void convolve_plane_3x3(const ConvGather g, const float* weight, const PlaneOut out) {
   vf taps[9];
   for (int t = 0; t < 9; ++t) taps[t] = broadcast(weight[t]);
-  for (int64_t q = 0; q < g.out_width; q += W) {
-    const ThreeTaps<STRIDE> at(g, q);
+  for_columns<STRIDE>(g, [&](int64_t q, const auto& at) {
     for (int64_t p = 0; p < g.out_height; p += ROWS) {
       vf sum[ROWS];
-      for (int i = 0; i < ROWS; ++i) sum[i] = broadcast(out.bias);
-      for_cells<ROWS>(g, at, p, [&](int i, int r, const vf* cell) {
+      for (int i = 0; i < ROWS; ++i) sum[i] = out.bias;
+      for_cells(g, at, p, [&](int i, int r, const vf* cell) {
         for (int s = 0; s < 3; ++s) sum[i] = fma(taps[3 * r + s], cell[s], sum[i]);
       });
-#pragma GCC unroll 4
-      for (int i = 0; i < ROWS; ++i)
-        if (p + i < g.out_height) out.put(p + i, q, at.lanes, sum[i]);
+      out.put(p, q, at.lanes, g.out_height - p < ROWS ? g.out_height - p : ROWS, sum);
     }
-  }
+  });
 }
 
 inline void convolve_plane(const ConvGather& g, const float* weight, const PlaneOut& out) {
   for (int64_t q = 0; q < g.out_width; q += W) {
     const TapCells at(g, q);
     for (int64_t p = 0; p < g.out_height; ++p) {
-      vf sum = broadcast(out.bias);
+      vf sum = out.bias;
       convolve_row(g, at, weight, p, sum);
-      out.put(p, q, at.lanes, sum);
+      out.put(p, q, at.lanes, 1, &sum);
     }
   }
 }
@@ -154,7 +183,7 @@ inline void convolve_plane(const ConvGather& g, const float* weight, const Plane
 void depthwise(const ConvGather* gather, const float* weight, float bias, int relu, int accumulate, float* y,
                int64_t row_step, int64_t step) {
   const ConvGather& g = *gather;
-  const PlaneOut out = {bias, relu, accumulate, y, row_step, step};
+  const PlaneOut out = {broadcast(bias), broadcast(relu ? 0.0f : -infinity), accumulate, y, row_step, step};
   if (!is_dense_3x3(g))
     convolve_plane(g, weight, out);
   else if (g.stride_w == 1)
@@ -173,27 +202,22 @@ void interleave_rows(int64_t n, const float* even, const float* odd, float* out)
 }
 
 template <int STRIDE>
-inline void weight_sums_3x3(const ConvGather& g, const float* dy, float* d_weight) {
+inline void weight_sums_3x3(const ConvGather g, const float* dy, float* d_weight) {
   vf sum[9] = {};
-  for (int64_t q = 0; q < g.out_width; q += W) {
-    const ThreeTaps<STRIDE> at(g, q);
-    vf error[ROWS];
-    const auto add = [&](int i, int r, const vf* cell) {
-      for (int s = 0; s < 3; ++s) sum[3 * r + s] = fma(error[i], cell[s], sum[3 * r + s]);
-    };
-    const auto load_errors = [&](int64_t p, int rows) {
-      for (int i = 0; i < rows; ++i) error[i] = load_first(dy + (p + i) * g.out_width + q, at.lanes);
-    };
-    int64_t p = 0;
-    for (; p + ROWS <= g.out_height; p += ROWS) {
-      load_errors(p, ROWS);
-      for_cells<ROWS>(g, at, p, add);
+  for_columns<STRIDE>(g, [&](int64_t q, const auto& at) {
+    for (int64_t p = 0; p < g.out_height; p += ROWS) {
+      vf error[ROWS];
+#pragma GCC unroll 4
+      for (int i = 0; i < ROWS; ++i) {
+        const float* errors = dy + (p + i) * g.out_width + q;
+        __builtin_prefetch(errors + g.out_height * g.out_width);
+        error[i] = p + i < g.out_height ? load_first(errors, at.lanes) : vf{};
+      }
+      for_cells(g, at, p, [&](int i, int r, const vf* cell) {
+        for (int s = 0; s < 3; ++s) sum[3 * r + s] = fma(error[i], cell[s], sum[3 * r + s]);
+      });
     }
-    for (; p < g.out_height; ++p) {
-      load_errors(p, 1);
-      for_cells<1>(g, at, p, add);
-    }
-  }
+  });
   for (int t = 0; t < 9; ++t) d_weight[t] = sum_lanes(sum[t]);
 }
 

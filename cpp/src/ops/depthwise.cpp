@@ -44,10 +44,11 @@ void depthwise_forward(const ConvShape& s, const float* x, const float* weight, 
   const Index filters = s.K / s.groups, pixels = s.P * s.Q;
   const bool relu = is_fused(activation);
   parallel_for(s.N * s.K, planes_at_once(s), [&](Index begin, Index end) {
+    ConvGather gather = forward_gather(s, x, taps);
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.K, k = plane % s.K;
       float* out = y + plane * pixels;
-      const ConvGather gather = forward_gather(s, x + (n * s.C + k / filters) * s.H * s.W, taps);
+      gather.image = x + (n * s.C + k / filters) * s.H * s.W;
       kernels().depthwise(&gather, weight + k * s.R * s.S, bias ? bias[k] : 0.0f, relu, 0, out, s.Q, 1);
       apply_unfused(activation, 1, pixels, out, pixels);
     }
@@ -119,9 +120,10 @@ void depthwise_backward_weight(const ConvShape& s, const float* x, const float* 
   float* sums = workspace + taps_floats(s);
   const Index filters = s.K / s.groups, cells = s.R * s.S;
   parallel_for(s.N * s.K, planes_at_once(s), [&](Index begin, Index end) {
+    ConvGather gather = forward_gather(s, x, taps);
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.K, k = plane % s.K;
-      const ConvGather gather = forward_gather(s, x + (n * s.C + k / filters) * s.H * s.W, taps);
+      gather.image = x + (n * s.C + k / filters) * s.H * s.W;
       kernels().depthwise_weight(&gather, dy + plane * s.P * s.Q, sums + plane * cells);
     }
   });
