@@ -33,8 +33,9 @@ std::uint64_t next_random_key() { return mix(random_state.fetch_add(0x9e3779b97f
 std::string config_text() {
   std::string isas;
   for (const std::string& name : available_isas()) isas += (isas.empty() ? "" : ", ") + name;
-  return std::string("deepnet   ") + version() + "\ncompiler  " + compiler + "\nISA       " + active_isa() +
-         " (available: " + isas + ")\nthreads   " + std::to_string(get_num_threads()) + "\n";
+  return std::string("deepnet   ") + version() + "\ncompiler  " + compiler + "\nCPU       " + cpu_name() +
+         "\nISA       " + active_isa() + " (available: " + isas + ")\nthreads   " + std::to_string(get_num_threads()) +
+         "\n";
 }
 
 }  // namespace deepnet

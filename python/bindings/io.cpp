@@ -1,4 +1,5 @@
-// io.hpp: model files; Layer.save, deepnet.load and deepnet.load_optimizer_state wrap and document these.
+// io.hpp: model files, and runtime.hpp's file of choices; Layer.save, deepnet.load, deepnet.load_optimizer_state and
+// deepnet.autotune wrap and document these.
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
@@ -51,6 +52,13 @@ void bind_io(py::module_& m) {
         with_file(path, [&](const std::string& name) { load_optimizer_state(Model(net), optimizer, name); });
       },
       py::arg("net"), py::arg("optimizer"), py::arg("path"), "See deepnet.load_optimizer_state.");
+  m.def(
+      "autotune",
+      [](bool on, const Path& cache) { with_file(cache, [&](const std::string& name) { autotune(on, name); }); },
+      py::arg("on"), py::arg("cache"), "See deepnet.autotune.");
+  m.def(
+      "default_autotune_cache", [] { return Path(default_autotune_cache()); },
+      "The file that deepnet.autotune keeps choices in by default; Path() where there is no folder for it.");
   m.def(
       "structure_json", [](const Layer& net) { return structure_json(net); }, py::arg("net"),
       "The structure as JSON text: {\"kind\": ..., \"config\": {...}, \"layers\": [...]}.");

@@ -184,7 +184,7 @@ Examples
 >>> dn.available_isas()[-1]
 'generic'
 )doc");
-  m.def("config_text", &config_text, "Version, compiler, instruction set and threads, a line each.");
+  m.def("config_text", &config_text, "Version, compiler, CPU, instruction set and threads, a line each.");
 }
 
 }  // namespace deepnet::python

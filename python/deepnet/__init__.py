@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deepnet import _core, nn, optim
 from deepnet._core import (
@@ -42,6 +42,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "active_isa",
+    "autotune",
     "available_isas",
     "callbacks",
     "cmake_dir",
@@ -69,7 +70,7 @@ _LAZY = {
     "image": "deepnet.image",
 }
 # What this file imports for itself is no part of the library.
-_IMPORTED = {"TYPE_CHECKING", "annotations", "importlib", "os"}
+_IMPORTED = {"TYPE_CHECKING", "Literal", "annotations", "importlib", "os"}
 
 
 def __getattr__(name: str) -> object:
@@ -204,8 +205,61 @@ def load_optimizer_state(net: nn.Layer, optimizer: optim.Optimizer, path: str | 
     _core.load_optimizer_state(net, optimizer, os.fspath(path))
 
 
+def autotune(on: bool = True, *, cache: str | os.PathLike[str] | Literal[False] | None = None) -> None:
+    """Find the fastest algorithms for convolutions by timing them, once per shape and machine.
+
+    From now on a convolution that meets a shape for the first time is timed with every algorithm that applies, some
+    tenths of a second for each of its three products, and keeps the fastest. Without it a cost model chooses. What was
+    planned before stays as it is, so that this had better come first. Algorithms round differently; once they are
+    chosen, results have the same bits for any number of threads.
+
+    Parameters
+    ----------
+    on
+        Whether shapes that are yet to come are timed.
+    cache
+        The file of the choices, which are read from it instead of timing again; False: they last as long as the
+        process. By default a file named after the CPU in the user's folder for caches, ``~/.cache/deepnet`` on Linux.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written or read.
+    ValueError
+        The file is none that `autotune` wrote.
+    TypeError
+        `on` or `cache` is of another type.
+
+    References
+    ----------
+    Whaley and Dongarra 1998, "Automatically tuned linear algebra software", for timing on the user's machine; FFTW's
+    wisdom (Frigo and Johnson 2005, "The design and implementation of FFTW3", sec. IV) for keeping what was found.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnet as dn
+    >>> from deepnet import nn
+    >>> dn.autotune(cache="choices.json")
+    >>> nn.Conv2d(8, 8, 3)(np.ones((2, 8, 9, 9))).shape
+    (2, 8, 7, 7)
+    >>> dn.autotune(False)
+    """
+    if not isinstance(on, bool):
+        raise TypeError(f"[autotune] expected on to be a bool, got {on!r}")
+    if cache is None:
+        path = os.fspath(_core.default_autotune_cache())
+    elif cache is False:
+        path = "."
+    elif isinstance(cache, (str, os.PathLike)):
+        path = os.path.abspath(cache)
+    else:
+        raise TypeError(f"[autotune] expected cache to be a path, False or None, got {cache!r}")
+    _core.autotune(on, "" if path == "." else path)
+
+
 def show_config() -> None:
-    """Print the version, compiler, instruction sets and threads that this build and machine have.
+    """Print the version, compiler, CPU, instruction sets and threads that this build and machine have.
 
     Examples
     --------

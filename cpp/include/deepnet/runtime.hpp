@@ -40,7 +40,18 @@ void manual_seed(std::uint64_t seed);
 /// The next 64-bit key of the global sequence that manual_seed starts.
 std::uint64_t next_random_key();
 
-/// Version, compiler, ISA, threads: one line each.
+/// The CPU's name, as the operating system has it; "unknown" where it has none.
+std::string cpu_name();
+/// A file in the user's folder for caches, named after the CPU; empty where there is no such folder.
+std::string default_autotune_cache();
+/// Where on, a convolution of a shape that is planned for the first time is timed with every algorithm that applies,
+/// and keeps the fastest until the process ends. Choices are kept in the file `cache`, and taken from it instead of
+/// timing; empty: in no file. What was planned before stays as it is. Algorithms differ in how they round; a choice
+/// made, results have the same bits for any number of threads. FileError where the file cannot be written, ValueError
+/// where it is none of autotune's.
+void autotune(bool on = true, const std::string& cache = default_autotune_cache());
+
+/// Version, compiler, CPU, ISA, threads: one line each.
 std::string config_text();
 
 }  // namespace deepnet

@@ -137,11 +137,11 @@ ConvShape Conv2d::geometry(const Shape& input) const {
           is_in_lanes(input)};
 }
 
-Memory Conv2d::memory(const std::vector<Shape>& inputs, bool) const {
+Memory Conv2d::memory(const std::vector<Shape>& inputs, bool training) const {
   const ConvShape shape = geometry(inputs[0]);
   Memory m;
   m.forward_workspace = conv_forward_workspace(shape) * sizeof(float);
-  m.backward_workspace = conv_backward_workspace(shape) * sizeof(float);
+  if (training) m.backward_workspace = conv_backward_workspace(shape) * sizeof(float);
   return m;
 }
 

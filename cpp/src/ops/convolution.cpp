@@ -1,10 +1,13 @@
-// Chooses, by shape alone, how each of a convolution's three products is made.
+// Chooses how each of a convolution's three products is made: by shape alone, or by time (tuning.hpp).
 #include "convolution.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <vector>
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "../tuning.hpp"
 #include "col2im.hpp"
 #include "depthwise.hpp"
 #include "implicit_gemm.hpp"
@@ -17,63 +20,179 @@ namespace deepnet {
 namespace {
 
 // Cost of dE/dx a filter and channel, in multiply-adds and moved elements, both ways. Phases compute every cell of x
-// from all its taps, also those that fall outside dy, and pack K columns for them; scattering computes only what is in
-// dy but moves C columns twice, to the tile and from there to dx. A move is taken for
-// 10 multiply-adds: an estimate.
+// from all its taps, also those that fall outside dy, pack K columns for them, and clear cell by cell where they have
+// no tap; scattering computes only what is in dy but moves C columns twice, to the tile and from there to dx. A move is
+// taken for 10 multiply-adds: an estimate.
 bool scatter_is_cheaper(const ConvShape& s) {
   if (s.R * s.S == 1 && s.stride_h * s.stride_w == 1) return false;  // the product itself is dx
   const double cells = static_cast<double>(s.H * s.W), pixels = static_cast<double>(s.P * s.Q);
   const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
   const double strides = static_cast<double>(s.stride_h * s.stride_w);
-  return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K);
+  const double cleared = strides - static_cast<double>(std::min(s.R, s.stride_h) * std::min(s.S, s.stride_w));
+  return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K + cleared * 10 * C);
 }
 
 // Too few to pay for transforming patches, where lanes will do.
 bool has_few_channels(const ConvShape& s) { return std::min(s.C, s.K) < 16 * s.groups; }
 
+// --- the algorithms there are ---------------------------------------------------------------------------------------
+
 template <class Run>
 struct Method {
+  ConvAlgorithm algorithm;
+  bool (*applies)(const ConvShape&);
   std::size_t (*workspace)(const ConvShape&);
   Run* run;
 };
 
-Method<decltype(conv_forward)> forward_method(const ConvShape& s) {
-  if (s.lanes && winograd_forward_wins(s)) return {winograd_forward_workspace, winograd_forward};
-  if (s.lanes) return {lanes_forward_workspace, lanes_forward};
-  if (depthwise_applies(s)) return {depthwise_forward_workspace, depthwise_forward};
+bool has_no_lanes(const ConvShape& s) { return !s.lanes; }
+bool is_depthwise(const ConvShape& s) { return !s.lanes && depthwise_applies(s); }
+
+using A = ConvAlgorithm;
+
+const Method<decltype(conv_forward)> forward_methods[] = {
+    {A::depthwise, is_depthwise, depthwise_forward_workspace, depthwise_forward},
+    {A::implicit, has_no_lanes, implicit_forward_workspace, implicit_forward},
+    {A::lanes, lanes_forward_applies, lanes_forward_workspace, lanes_forward},
+    {A::winograd, winograd_applies, winograd_forward_workspace, winograd_forward},
+};
+const Method<decltype(conv_backward_data)> backward_data_methods[] = {
+    {A::depthwise, is_depthwise, depthwise_backward_data_workspace, depthwise_backward_data},
+    {A::implicit, has_no_lanes, implicit_backward_data_workspace, implicit_backward_data},
+    {A::lanes, lanes_backward_data_applies, lanes_backward_data_workspace, lanes_backward_data},
+    {A::winograd, winograd_backward_data_applies, winograd_backward_data_workspace, winograd_backward_data},
+    {A::turned_winograd, turned_winograd_applies, turned_winograd_backward_data_workspace,
+     turned_winograd_backward_data},
+    {A::col2im, has_no_lanes, col2im_backward_data_workspace, col2im_backward_data},
+};
+const Method<decltype(winograd_backward_weight)> backward_weight_methods[] = {
+    {A::depthwise, is_depthwise, depthwise_backward_weight_workspace, depthwise_backward_weight},
+    {A::implicit, has_no_lanes, implicit_backward_weight_workspace, implicit_backward_weight},
+    {A::lanes, lanes_backward_weight_applies, lanes_backward_weight_workspace, lanes_backward_weight},
+    {A::winograd, winograd_applies, winograd_backward_weight_workspace, winograd_backward_weight},
+    {A::turned_winograd, turned_winograd_applies, turned_winograd_backward_weight_workspace,
+     turned_winograd_backward_weight},
+};
+
+template <class Run, std::size_t n>
+const Method<Run>& method_of(const Method<Run> (&methods)[n], ConvAlgorithm algorithm) {
+  return *std::find_if(methods, methods + n, [&](const Method<Run>& m) { return m.algorithm == algorithm; });
+}
+
+// --- by the cost model ----------------------------------------------------------------------------------------------
+
+ConvAlgorithm forward_by_model(const ConvShape& s) {
+  if (s.lanes) return winograd_forward_wins(s) ? A::winograd : A::lanes;
+  if (depthwise_applies(s)) return A::depthwise;
   const bool lanes = lanes_forward_wins(s);
-  if (winograd_forward_wins(s) && !(lanes && has_few_channels(s)))
-    return {winograd_forward_workspace, winograd_forward};
-  if (lanes) return {lanes_forward_workspace, lanes_forward};
-  return {implicit_forward_workspace, implicit_forward};
+  if (winograd_forward_wins(s) && !(lanes && has_few_channels(s))) return A::winograd;
+  return lanes ? A::lanes : A::implicit;
 }
 
-Method<decltype(conv_backward_data)> backward_data_method(const ConvShape& s) {
-  if (s.lanes && winograd_backward_data_wins(s)) return {winograd_backward_data_workspace, winograd_backward_data};
-  if (s.lanes) return {lanes_backward_data_workspace, lanes_backward_data};
-  if (depthwise_applies(s)) return {depthwise_backward_data_workspace, depthwise_backward_data};
-  if (turned_winograd_backward_data_wins(s))
-    return {turned_winograd_backward_data_workspace, turned_winograd_backward_data};
+ConvAlgorithm backward_data_by_model(const ConvShape& s) {
+  if (s.lanes) return winograd_backward_data_wins(s) ? A::winograd : A::lanes;
+  if (depthwise_applies(s)) return A::depthwise;
+  if (turned_winograd_backward_data_wins(s)) return A::turned_winograd;
   const bool lanes = lanes_backward_data_wins(s);
-  if (winograd_backward_data_wins(s) && !(lanes && has_few_channels(s)))
-    return {winograd_backward_data_workspace, winograd_backward_data};
-  if (lanes) return {lanes_backward_data_workspace, lanes_backward_data};
-  if (scatter_is_cheaper(s)) return {col2im_backward_data_workspace, col2im_backward_data};
-  return {implicit_backward_data_workspace, implicit_backward_data};
+  if (winograd_backward_data_wins(s) && !(lanes && has_few_channels(s))) return A::winograd;
+  if (lanes) return A::lanes;
+  return scatter_is_cheaper(s) ? A::col2im : A::implicit;
 }
 
-Method<decltype(winograd_backward_weight)> backward_weight_method(const ConvShape& s) {
-  if (s.lanes && winograd_backward_weight_wins(s))
-    return {winograd_backward_weight_workspace, winograd_backward_weight};
-  if (s.lanes) return {lanes_backward_weight_workspace, lanes_backward_weight};
-  if (depthwise_applies(s)) return {depthwise_backward_weight_workspace, depthwise_backward_weight};
-  if (turned_winograd_backward_weight_wins(s))
-    return {turned_winograd_backward_weight_workspace, turned_winograd_backward_weight};
+ConvAlgorithm backward_weight_by_model(const ConvShape& s) {
+  if (s.lanes) return winograd_backward_weight_wins(s) ? A::winograd : A::lanes;
+  if (depthwise_applies(s)) return A::depthwise;
+  if (turned_winograd_backward_weight_wins(s)) return A::turned_winograd;
   const bool lanes = lanes_backward_weight_wins(s);
-  if (winograd_backward_weight_wins(s) && !(lanes && has_few_channels(s)))
-    return {winograd_backward_weight_workspace, winograd_backward_weight};
-  if (lanes) return {lanes_backward_weight_workspace, lanes_backward_weight};
-  return {implicit_backward_weight_workspace, implicit_backward_weight};
+  if (winograd_backward_weight_wins(s) && !(lanes && has_few_channels(s))) return A::winograd;
+  return lanes ? A::lanes : A::implicit;
+}
+
+// --- by time --------------------------------------------------------------------------------------------------------
+
+TuningKey key_of(ConvProduct product, const ConvShape& s) {
+  return {product,
+          {s.N, s.C, s.H, s.W, s.K, s.R, s.S, s.P, s.Q, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top,
+           s.pad_left, s.groups, s.lanes}};
+}
+
+ConvShape shape_of(const TuningKey& key) {
+  const auto& n = key.shape;
+  return {n[0], n[1],  n[2],  n[3],  n[4],  n[5],  n[6],  n[7],      n[8],
+          n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16] != 0};
+}
+
+class Trial : public TuningTrial {
+ public:
+  explicit Trial(const TuningKey& key)
+      : product_(key.product),
+        shape_(shape_of(key)),
+        x_(numbers(shape_.N * shape_.C * shape_.H * shape_.W)),
+        y_(numbers(shape_.N * shape_.K * shape_.P * shape_.Q)),
+        weight_(numbers(shape_.K * (shape_.C / shape_.groups) * shape_.R * shape_.S)) {}
+
+  void run(ConvAlgorithm algorithm) override {
+    const ConvShape& s = shape_;
+    float *x = x_.data(), *y = y_.data(), *weight = weight_.data();
+    switch (product_) {
+      case ConvProduct::forward: {
+        const auto& method = method_of(forward_methods, algorithm);
+        return method.run(s, x, weight, nullptr, y, {}, workspace(method.workspace(s)));
+      }
+      case ConvProduct::backward_data: {
+        const auto& method = method_of(backward_data_methods, algorithm);
+        return method.run(s, y, weight, x, workspace(method.workspace(s)));
+      }
+      case ConvProduct::backward_weight: {
+        const auto& method = method_of(backward_weight_methods, algorithm);
+        return method.run(s, x, y, weight, false, workspace(method.workspace(s)));
+      }
+    }
+  }
+
+ private:
+  // Neither zeros nor so small that products vanish.
+  static std::vector<float> numbers(Index n) {
+    std::vector<float> values(static_cast<std::size_t>(n));
+    std::uint32_t state = 1;
+    for (float& v : values) v = static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f;
+    return values;
+  }
+  float* workspace(std::size_t floats) {
+    if (floats > workspace_.size()) workspace_.resize(floats);
+    return workspace_.data();
+  }
+
+  ConvProduct product_;
+  ConvShape shape_;
+  std::vector<float> x_, y_, weight_, workspace_;
+};
+
+std::unique_ptr<TuningTrial> make_trial(const TuningKey& key) { return std::make_unique<Trial>(key); }
+
+// --- the choice -----------------------------------------------------------------------------------------------------
+
+/// `planning`: for the first time, perhaps.
+template <class Run, std::size_t n>
+const Method<Run>& choose(ConvProduct product, const Method<Run> (&methods)[n], ConvAlgorithm by_model,
+                          const ConvShape& s, bool planning) {
+  if (s.N * s.P * s.Q == 0 || (!planning && !is_tuning_in_use())) return method_of(methods, by_model);
+  const TuningKey key = key_of(product, s);
+  if (!planning) return method_of(methods, decided(key, by_model));
+  std::vector<ConvAlgorithm> candidates;
+  for (const Method<Run>& method : methods)
+    if (method.applies(s)) candidates.push_back(method.algorithm);
+  return method_of(methods, decide(key, by_model, candidates, make_trial));
+}
+
+const auto& forward_method(const ConvShape& s, bool planning = false) {
+  return choose(ConvProduct::forward, forward_methods, forward_by_model(s), s, planning);
+}
+const auto& backward_data_method(const ConvShape& s, bool planning = false) {
+  return choose(ConvProduct::backward_data, backward_data_methods, backward_data_by_model(s), s, planning);
+}
+const auto& backward_weight_method(const ConvShape& s, bool planning = false) {
+  return choose(ConvProduct::backward_weight, backward_weight_methods, backward_weight_by_model(s), s, planning);
 }
 
 // How images in lanes are cut to add up their errors.
@@ -117,10 +236,11 @@ void backward_bias(const ConvShape& s, const float* dy, float* d_bias, bool accu
 
 }  // namespace
 
-std::size_t conv_forward_workspace(const ConvShape& s) { return forward_method(s).workspace(s); }
+std::size_t conv_forward_workspace(const ConvShape& s) { return forward_method(s, true).workspace(s); }
 
 std::size_t conv_backward_workspace(const ConvShape& s) {
-  const std::size_t floats = std::max(backward_data_method(s).workspace(s), backward_weight_method(s).workspace(s));
+  const std::size_t floats =
+      std::max(backward_data_method(s, true).workspace(s), backward_weight_method(s, true).workspace(s));
   if (!s.lanes) return floats;
   const BiasTasks t(s);
   return std::max(floats, static_cast<std::size_t>(t.parts * t.columns));
@@ -137,10 +257,10 @@ void conv_backward_data(const ConvShape& s, const float* dy, const float* weight
 
 void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, float* d_bias,
                           bool accumulate, float* workspace) {
-  const auto run = backward_weight_method(s).run;
-  if (run == lanes_backward_weight)  // which has the errors at hand, packed
+  const auto& method = backward_weight_method(s);
+  if (method.algorithm == ConvAlgorithm::lanes)  // which has the errors at hand, packed
     return lanes_backward_weight_and_bias(s, x, dy, d_weight, d_bias, accumulate, workspace);
-  run(s, x, dy, d_weight, accumulate, workspace);
+  method.run(s, x, dy, d_weight, accumulate, workspace);
   if (d_bias == nullptr) return;
   if (s.lanes) return lanes_backward_bias(s, dy, d_bias, accumulate, workspace);
   backward_bias(s, dy, d_bias, accumulate);

@@ -9,6 +9,11 @@ namespace deepnet {
 /// Whether images in lanes can be convolved with kernels of so many weights and these strides.
 bool lanes_can_multiply(Index depth, Index stride_h, Index stride_w);
 
+/// Whether a product can be made so: of images in lanes always, of others where they fill lanes and the cache.
+bool lanes_forward_applies(const ConvShape& shape);
+bool lanes_backward_data_applies(const ConvShape& shape);
+bool lanes_backward_weight_applies(const ConvShape& shape);
+
 /// For images not in lanes, by shape alone: many images and several taps, where packing a column matrix costs more than
 /// turning images.
 bool lanes_forward_wins(const ConvShape& shape);

@@ -173,14 +173,19 @@ void weights_of_strip(const ConvShape& s, const WeightTasks& t, const float* x, 
 
 }  // namespace
 
+bool lanes_backward_weight_applies(const ConvShape& s) {
+  const Index row = s.C / s.groups * ((s.R - 1) * s.dilation_h + 1) * (s.W + 2 * s.pad_left) + s.K / s.groups * s.Q;
+  return s.lanes || (fills_lanes(s.N) && row * lanes() <= lanes_cache);
+}
+
 // Beyond so many weights every tile of filters reads the images again.
 bool lanes_backward_weight_wins(const ConvShape& s) {
-  constexpr Index most_weights = 1 << 15, few_kernels = 300;
+  constexpr Index most_weights = 1 << 15, most_weights_strided = 1 << 17, few_kernels = 300;
   const Index kernels = s.C / s.groups * (s.K / s.groups), taps = s.R * s.S;
-  const bool small = taps >= some_taps && kernels <= few_kernels && s.stride_h * s.stride_w == 1 && is_cached(s);
-  const Index row = s.C / s.groups * ((s.R - 1) * s.dilation_h + 1) * (s.W + 2 * s.pad_left) + s.K / s.groups * s.Q;
-  return (small || taps >= many_taps) && kernels * taps <= most_weights && fills_lanes(s.N) &&
-         row * lanes() <= lanes_cache;
+  const bool strided = s.stride_h * s.stride_w > 1, small = kernels <= few_kernels && !strided && is_cached(s);
+  if (taps < some_taps || !lanes_backward_weight_applies(s)) return false;
+  if (turning_is_cheap() && strided && kernels * taps <= most_weights_strided) return true;
+  return (small || taps >= many_taps) && kernels * taps <= most_weights;
 }
 
 std::size_t lanes_backward_weight_workspace(const ConvShape& s) {

@@ -26,10 +26,16 @@ std::size_t images_floats(const ConvShape& s) { return static_cast<std::size_t>(
 // four fifths of the speed; turning moves a cell of every channel. By what was measured on two cores with AVX-512:
 // where it pays, with 128 to 256 channels and 8 to 16 pixels a side, backward takes 4 to 13 % less time; forward would
 // gain nothing.
-bool pays(const ConvShape& s) {
+// Where turning is cheap, it pays unless kernels are too few, least_kernels, or read for too few pixels.
+bool pays(const ConvShape& s, Index least_kernels) {
   constexpr Index most_floats = 1 << 21, most_channels = 256;  // beyond, images and weights come from memory
   constexpr double multiplications_a_move = 64, speed = 0.8;
   if (s.lanes || s.groups != 1 || !fills_lanes(s.N) || std::max(s.C, s.K) > most_channels) return false;
+  if (turning_is_cheap()) {
+    constexpr Index least_channels = 16, kernels_a_pixel = 32;
+    return std::min(s.C, s.K) >= least_channels && s.C * s.K >= least_kernels &&
+           s.C * s.K <= kernels_a_pixel * s.N * s.P * s.Q;
+  }
   const auto multiplications = [&](Index tile) {
     return static_cast<double>(ceil_div(s.P, tile) * ceil_div(s.Q, tile) * (tile + 2) * (tile + 2) * s.C * s.K);
   };
@@ -40,11 +46,15 @@ bool pays(const ConvShape& s) {
 
 }  // namespace
 
+bool turned_winograd_applies(const ConvShape& s) {
+  return !s.lanes && s.groups == 1 && fills_lanes(s.N) && winograd_backward_data_applies(s);
+}
+
 bool turned_winograd_backward_data_wins(const ConvShape& s) {
-  return pays(s) && winograd_backward_data_wins(in_lanes(s));
+  return pays(s, 512) && winograd_backward_data_wins(in_lanes(s));
 }
 bool turned_winograd_backward_weight_wins(const ConvShape& s) {
-  return pays(s) && winograd_backward_weight_wins(in_lanes(s));
+  return pays(s, 2048) && winograd_backward_weight_wins(in_lanes(s));
 }
 
 std::size_t turned_winograd_backward_data_workspace(const ConvShape& s) {

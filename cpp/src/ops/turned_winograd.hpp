@@ -6,6 +6,9 @@
 
 namespace deepnet {
 
+/// Whether either gradient can be made so.
+bool turned_winograd_applies(const ConvShape& shape);
+
 /// Whether there are so many channels that turning costs less than what 4 x 4 tiles save against 2 x 2 tiles.
 bool turned_winograd_backward_data_wins(const ConvShape& shape);
 bool turned_winograd_backward_weight_wins(const ConvShape& shape);

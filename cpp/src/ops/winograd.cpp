@@ -20,9 +20,7 @@ constexpr Index cache = (1 << 20) / 4;  // floats of the second-level cache for 
 // The distance between operands. A multiple of 4 KB would put all 16 into the same lines of the first-level cache.
 Index padded(Index floats) { return round_up(floats, 16) + 16; }
 
-bool applies(const ConvShape& s) {
-  return s.R == 3 && s.S == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
-}
+constexpr Index least_channels = 8;  // of input and of output: below, tiles never pay
 
 // Outputs of a tile along an axis: 4 where images are in lanes and tiles do not overhang much.
 Index tile_for(bool lanes, Index height, Index width) {
@@ -42,7 +40,7 @@ bool wins(bool lanes, Index channels, Index filters, Index height, Index width) 
   const double C = static_cast<double>(channels), K = static_cast<double>(filters);
   const double tiles = static_cast<double>(ceil_div(height, tile) * ceil_div(width, tile) * patch_of(tile));
   const double direct = static_cast<double>(height * width) * 9 * (C * K + (lanes ? 0 : 6 * C));
-  return channels >= 8 && filters >= 8 && tiles * (C * K + 10 * (C + K)) < direct;
+  return tiles * (C * K + 10 * (C + K)) < direct;
 }
 
 // The cell that the first tile starts at.
@@ -216,16 +214,25 @@ void sum_products(const ConvGather& cells, const ConvGather& errors, Index chann
 
 }  // namespace
 
+bool winograd_applies(const ConvShape& s) {
+  return std::min(s.C, s.K) >= least_channels * s.groups && s.R == 3 && s.S == 3 && s.stride_h == 1 &&
+         s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
+}
+
+bool winograd_backward_data_applies(const ConvShape& s) {
+  return winograd_applies(s) && s.pad_top <= 2 && s.pad_left <= 2;
+}
+
 bool winograd_forward_wins(const ConvShape& s) {
-  return applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
+  return winograd_applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
 }
 
 bool winograd_backward_data_wins(const ConvShape& s) {
-  return applies(s) && s.pad_top <= 2 && s.pad_left <= 2 && wins(s.lanes, s.K / s.groups, s.C / s.groups, s.H, s.W);
+  return winograd_backward_data_applies(s) && wins(s.lanes, s.K / s.groups, s.C / s.groups, s.H, s.W);
 }
 
 bool winograd_backward_weight_wins(const ConvShape& s) {
-  return applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
+  return winograd_applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
 }
 
 std::size_t winograd_forward_workspace(const ConvShape& s) {

@@ -10,7 +10,11 @@
 
 namespace deepnet {
 
-/// Whether Winograd's way is the faster one; false where it cannot go. By the shape of one image and by whether images
+/// Whether Winograd's way can be gone: forward and for dE/dW, and for dE/dx.
+bool winograd_applies(const ConvShape& shape);
+bool winograd_backward_data_applies(const ConvShape& shape);
+
+/// Whether it is the faster one; false where it cannot be gone. By the shape of one image and by whether images
 /// are in lanes.
 bool winograd_forward_wins(const ConvShape& shape);
 bool winograd_backward_data_wins(const ConvShape& shape);
