@@ -107,12 +107,21 @@ WINOGRAD_BOUND = 5e-6
 @pytest.mark.parametrize("side", [8, 17])
 def test_error_of_winograd_is_bounded(channels, side, rest, torch):
     rng = seeded_rng(f"{channels} {side}")
-    specification = [("Conv2d", (channels, channels, 3, 1, 1)), *rest]
+    check_winograd(
+        [("Conv2d", (channels, channels, 3, 1, 1)), *rest], (2 * LANES - 1, channels, side, side), rng, torch
+    )
+
+
+def test_error_of_winograd_is_bounded_where_few_images_are_turned_at_once(torch):
+    check_winograd([("Conv2d", (16, 16, 3, 1, 1))], (4 * LANES - 1, 16, 151, 149), seeded_rng("blocks"), torch)
+
+
+def check_winograd(specification, shape, rng, torch):
     ours, theirs = build(specification), build(specification, torch.nn).double()
     for name, p in ours[0].parameters().items():
         p.data[...] = normal(rng, p.data.shape)
         getattr(theirs[0], name).data[...] = torch.from_numpy(np.float64(p.data))
-    x = normal(rng, (2 * LANES - 1, channels, side, side))
+    x = normal(rng, shape)
     wide = torch.from_numpy(np.float64(x)).requires_grad_()
     want = theirs(wide)
     y = ours(x)

@@ -55,6 +55,7 @@ const Method<decltype(conv_forward)> forward_methods[] = {
     {A::implicit, has_no_lanes, implicit_forward_workspace, implicit_forward},
     {A::lanes, lanes_forward_applies, lanes_forward_workspace, lanes_forward},
     {A::winograd, winograd_applies, winograd_forward_workspace, winograd_forward},
+    {A::turned_winograd, turned_winograd_applies, turned_winograd_forward_workspace, turned_winograd_forward},
 };
 const Method<decltype(conv_backward_data)> backward_data_methods[] = {
     {A::depthwise, is_depthwise, depthwise_backward_data_workspace, depthwise_backward_data},
@@ -84,6 +85,7 @@ const Method<Run>& method_of(const Method<Run> (&methods)[n], ConvAlgorithm algo
 ConvAlgorithm forward_by_model(const ConvShape& s) {
   if (s.lanes) return winograd_forward_wins(s) ? A::winograd : A::lanes;
   if (depthwise_applies(s)) return A::depthwise;
+  if (turned_winograd_forward_wins(s)) return A::turned_winograd;
   const bool lanes = lanes_forward_wins(s);
   if (winograd_forward_wins(s) && !(lanes && has_few_channels(s))) return A::winograd;
   return lanes ? A::lanes : A::implicit;

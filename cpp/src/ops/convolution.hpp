@@ -16,6 +16,16 @@ struct ConvShape {
   bool lanes = false;
 };
 
+/// Calls run(the shape of some images, the first one's number) for at most `at_once` images after another.
+template <class Run>
+void for_image_blocks(ConvShape s, Index at_once, Run run) {
+  const Index images = s.N;
+  for (Index first = 0; first < images; first += at_once) {
+    s.N = images - first < at_once ? images - first : at_once;
+    run(s, first);
+  }
+}
+
 /// Floats of workspace for each of the three products.
 std::size_t conv_forward_workspace(const ConvShape& shape);
 std::size_t conv_backward_workspace(const ConvShape& shape);

@@ -71,16 +71,6 @@ Index images_at_once(const ConvShape& s, const PaddedImages& padded) {
   return floats == 0 ? s.N : std::min(s.N, even_piece(s.N, std::max<Index>(1, most_floats / floats)));
 }
 
-// run(the shape of some images, the first one's number)
-template <class Run>
-void for_image_blocks(ConvShape s, Index at_once, Run run) {
-  const Index images = s.N;
-  for (Index first = 0; first < images; first += at_once) {
-    s.N = std::min(at_once, images - first);
-    run(s, first);
-  }
-}
-
 // Memory that the three products share out: padded images, and where the taps read.
 struct GatherMemory {
   std::size_t images, taps;
