@@ -43,22 +43,21 @@ Enum named(const char* const (&names)[n], const std::string& name) {
   return static_cast<Enum>(found - std::begin(names));
 }
 
-using Decisions = std::map<TuningKey, ConvAlgorithm>;
-
 std::atomic<bool> in_use{false};
 std::shared_mutex decisions_mutex;
-Decisions decisions;
+std::map<TuningKey, ConvAlgorithm> decisions;
 
 // Held while a decision is made, and while the file and whether to time change.
 std::mutex tuning_mutex;
 bool is_on = false;
-std::string cache_path;  // empty: none
-Decisions saved;         // of this instruction set, in the file
+std::string cache_path;           // empty: none
+std::map<TuningKey, json> saved;  // of this instruction set: the file's entries
 
 // --- the file --------------------------------------------------------------------------------------------------
 
-// {"deepnet": "0.1.0", "cpu": "...", "choices": {"avx2": [{"product": "forward", "shape": [...], "algorithm":
-// "lanes"}]}} Of another version or CPU it is begun anew.
+//   {"deepnet": "0.1.0", "cpu": "...", "choices": {"avx2": [
+//     {"product": "forward", "shape": [...], "algorithm": "lanes", "model": "implicit", "microseconds": {...}}]}}
+// Of another version or CPU it is begun anew. What the cost model would have chosen, and the times, are for people.
 const char* const who = "autotune";
 
 json read_file() {
@@ -76,13 +75,15 @@ json read_file() {
   return ours ? content : fresh;
 }
 
-// Entries that this version does not understand are none.
-Decisions parse(const json& content) {
-  Decisions found;
+ConvAlgorithm algorithm_of(const json& entry) { return named<ConvAlgorithm>(algorithm_names, entry.at("algorithm")); }
+
+// The entries for this instruction set; those that this version does not understand are none.
+std::map<TuningKey, json> entries_of(const json& content) {
+  std::map<TuningKey, json> found;
   for (const json& entry : content["choices"].value(active_isa(), json::array())) {
     try {
-      const TuningKey key = {named<ConvProduct>(product_names, entry.at("product")), entry.at("shape")};
-      found[key] = named<ConvAlgorithm>(algorithm_names, entry.at("algorithm"));
+      algorithm_of(entry);
+      found[{named<ConvProduct>(product_names, entry.at("product")), entry.at("shape")}] = entry;
     } catch (const std::exception&) {
       continue;
     }
@@ -90,16 +91,12 @@ Decisions parse(const json& content) {
   return found;
 }
 
-// Adds our decisions to what the file holds by now: another process may have written.
+// Adds our entries to what the file holds by now: another process may have written.
 void save() {
   json content = read_file();
-  for (const auto& [key, algorithm] : parse(content)) saved.emplace(key, algorithm);
+  saved.merge(entries_of(content));
   json& entries = content["choices"][active_isa()] = json::array();
-  for (const auto& [key, algorithm] : saved) {
-    entries.push_back({{"product", name_of(product_names, key.product)},
-                       {"shape", key.shape},
-                       {"algorithm", name_of(algorithm_names, algorithm)}});
-  }
+  for (const auto& [key, entry] : saved) entries.push_back(entry);
   const std::string text = content.dump(1) + "\n";
   AtomicFile file(who, cache_path);
   file.write(text.data(), text.size());
@@ -118,16 +115,17 @@ void keep() {
 
 // --- timing ----------------------------------------------------------------------------------------------------
 
-// All in turns, because a machine's speed changes while one waits; the least time of each. The cost model's choice
-// stays unless another is clearly faster.
-ConvAlgorithm fastest(ConvAlgorithm by_model, const std::vector<ConvAlgorithm>& candidates, TuningTrial& trial) {
+using Times = std::map<ConvAlgorithm, double>;  // seconds
+
+// The least time of each, all in turns, because a machine's speed changes while one waits.
+Times time_all(const std::vector<ConvAlgorithm>& candidates, TuningTrial& trial) {
   using clock = std::chrono::steady_clock;
-  constexpr double enough_s = 0.1, hopeless = 3.0, clearly = 0.95;
+  constexpr double enough_s = 0.1, hopeless = 3.0;
   constexpr int least_rounds = 3, most_rounds = 15;
   const auto seconds_since = [](clock::time_point t) {
     return std::chrono::duration<double>(clock::now() - t).count();
   };
-  std::map<ConvAlgorithm, double> best;
+  Times best;
   for (const ConvAlgorithm algorithm : candidates) best[algorithm] = std::numeric_limits<double>::infinity();
   const auto begin = clock::now();
   double least = std::numeric_limits<double>::infinity();
@@ -140,9 +138,31 @@ ConvAlgorithm fastest(ConvAlgorithm by_model, const std::vector<ConvAlgorithm>& 
       least = std::min(least, time);
     }
   }
-  for (const auto& [algorithm, time] : best)
-    if (time == least && time < clearly * best[by_model]) return algorithm;
-  return by_model;
+  return best;
+}
+
+// The cost model's choice stays unless another is clearly faster.
+ConvAlgorithm fastest(const Times& times, ConvAlgorithm by_model) {
+  constexpr double clearly = 0.95;
+  const auto faster = [](const auto& a, const auto& b) { return a.second < b.second; };
+  const auto [algorithm, time] = *std::min_element(times.begin(), times.end(), faster);
+  return time < clearly * times.at(by_model) ? algorithm : by_model;
+}
+
+// Times the candidates and keeps what comes out.
+ConvAlgorithm tune(const TuningKey& key, ConvAlgorithm by_model, const std::vector<ConvAlgorithm>& candidates,
+                   TuningTrial& trial) {
+  const Times times = time_all(candidates, trial);
+  const ConvAlgorithm choice = fastest(times, by_model);
+  json microseconds;
+  for (const auto& [algorithm, time] : times) microseconds[name_of(algorithm_names, algorithm)] = time * 1e6;
+  saved[key] = {{"product", name_of(product_names, key.product)},
+                {"shape", key.shape},
+                {"algorithm", name_of(algorithm_names, choice)},
+                {"model", name_of(algorithm_names, by_model)},
+                {"microseconds", microseconds}};
+  keep();
+  return choice;
 }
 
 }  // namespace
@@ -170,13 +190,13 @@ ConvAlgorithm decide(const TuningKey& key, ConvAlgorithm by_model, const std::ve
   ConvAlgorithm choice = by_model;
   if (is_on && candidates.size() > 1) {
     const auto known = saved.find(key);
-    const bool applies =
-        known != saved.end() && std::find(candidates.begin(), candidates.end(), known->second) != candidates.end();
-    if (applies) {
-      choice = known->second;
+    const auto applies = [&](ConvAlgorithm a) {
+      return std::find(candidates.begin(), candidates.end(), a) != candidates.end();
+    };
+    if (known != saved.end() && applies(algorithm_of(known->second))) {
+      choice = algorithm_of(known->second);
     } else {
-      saved[key] = choice = fastest(by_model, candidates, *make(key));
-      keep();
+      choice = tune(key, by_model, candidates, *make(key));
     }
   }
   const std::unique_lock lock(decisions_mutex);
@@ -195,7 +215,7 @@ void autotune(bool on, const std::string& cache) {
     if (!cache.empty()) {
       std::error_code error;
       fs::create_directories(fs::u8path(cache).parent_path(), error);
-      saved = parse(read_file());
+      saved = entries_of(read_file());
       save();  // so that a place where nothing can be written is found now
     }
   } catch (...) {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from checks import run_python
 from conftest import require
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -37,6 +38,17 @@ def test_table(torch, tmp_path):
     assert "**" in row
     assert row.endswith("% |")
     assert picture.stat().st_size > 1000
+
+
+def test_choices():
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCH)!r}); sys.argv = ['choices.py', '--worst', '1']\n"
+        "import choices; choices.shapes = lambda: [choices.Shape(24, 8, 8, 9, 3, 1)]; choices.main()"
+    )
+    printed = run_python(code)
+    for product in ("forward", "backward_data", "backward_weight"):
+        assert f"{product}: 1 shapes, " in printed
+    assert printed.count("3x3/1, 8 to 8, 24x9x9: ") == 3
 
 
 def test_disagreement_ends_the_program(bench):

@@ -1,5 +1,5 @@
-// The 3 x 3 convolution, and its gradients, of images that are not in lanes, by 4 x 4 tiles: images are turned into lanes and
-// multiplied there (winograd.hpp), and what comes out is turned back.
+// The 3 x 3 convolution, and its gradients, of images that are not in lanes, by 4 x 4 tiles: images are turned into
+// lanes and multiplied there (winograd.hpp), and what comes out is turned back.
 #pragma once
 
 #include "convolution.hpp"
