@@ -19,17 +19,19 @@
 namespace deepnet {
 namespace {
 
-// Cost of dE/dx a filter and channel, in multiply-adds and moved elements, both ways. Phases compute every cell of x
-// from all its taps, also those that fall outside dy, pack K columns for them, and clear cell by cell where they have
-// no tap; scattering computes only what is in dy but moves C columns twice, to the tile and from there to dx. A move is
-// taken for 10 multiply-adds: an estimate.
+// Cost of dE/dx a tap and image, in multiply-adds and moved elements, both ways. Phases compute every cell of x from
+// all its taps, also those that fall outside dy, pack K columns for them, write, or clear where they have no tap, cell
+// by cell, and first mirror the weights; scattering computes only what is in dy but moves C columns twice, to the tile
+// and from there to dx. A move is taken for 10 multiply-adds; what bench/choices.py times with AVX2 agrees.
 bool scatter_is_cheaper(const ConvShape& s) {
-  if (s.R * s.S == 1 && s.stride_h * s.stride_w == 1) return false;  // the product itself is dx
   const double cells = static_cast<double>(s.H * s.W), pixels = static_cast<double>(s.P * s.Q);
   const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
   const double strides = static_cast<double>(s.stride_h * s.stride_w);
   const double cleared = strides - static_cast<double>(std::min(s.R, s.stride_h) * std::min(s.S, s.stride_w));
-  return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K + cleared * 10 * C);
+  const double mirrored = 3 * 10 * C * K / static_cast<double>(s.N), taps = static_cast<double>(s.R * s.S);
+  const double written = strides > 1 ? cells * 25 * C / taps : 0;
+  if (taps * strides == 1) return mirrored > pixels * 3 * 10 * C;  // otherwise the product itself is dx
+  return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K + cleared * 10 * C) + mirrored + written;
 }
 
 // Too few to pay for transforming patches, where lanes will do.

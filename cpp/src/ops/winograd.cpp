@@ -32,15 +32,19 @@ Index tile_for(bool lanes, Index height, Index width) {
 Index patch_of(Index tile) { return (tile + 2) * (tile + 2); }
 
 // Multiply-adds, with what moving elements costs, against those of the implicit product: transforming a cell of a patch
-// takes about as long as 10 multiply-adds, packing one of the column matrix as 6. From 8 to 64 channels and 7 x 7 to
-// 56 x 56 pixels the ratio is within 15 % of that of the times measured (1.1 for 8 channels, 1.7 for 64).
-// For images in lanes nothing is packed either way.
-bool wins(bool lanes, Index channels, Index filters, Index height, Index width) {
-  const Index tile = tile_for(lanes, height, width);
+// takes about as long as 10 multiply-adds, packing one of the column matrix as 6, and an operand of the weights, or of
+// their gradient, once for all images, as many as below. From 8 to 64 channels and 7 x 7 to 56 x 56 pixels the ratio is
+// within 15 % of that of the times measured (1.1 for 8 channels, 1.7 for 64); the costs of weights are from 1 to 4
+// images of 8 x 8 to 56 x 56 pixels (AVX2). For images in lanes nothing is packed either way.
+constexpr double forward_cost = 65, backward_data_cost = 50, backward_weight_cost = 30;
+
+bool wins(const ConvShape& s, Index channels, Index filters, Index height, Index width, double operand_cost) {
+  const Index tile = tile_for(s.lanes, height, width);
   const double C = static_cast<double>(channels), K = static_cast<double>(filters);
   const double tiles = static_cast<double>(ceil_div(height, tile) * ceil_div(width, tile) * patch_of(tile));
-  const double direct = static_cast<double>(height * width) * 9 * (C * K + (lanes ? 0 : 6 * C));
-  return tiles * (C * K + 10 * (C + K)) < direct;
+  const double direct = static_cast<double>(height * width) * 9 * (C * K + (s.lanes ? 0 : 6 * C));
+  const double weights = static_cast<double>(patch_of(tile)) * C * K * operand_cost / static_cast<double>(s.N);
+  return tiles * (C * K + 10 * (C + K)) + weights < direct;
 }
 
 // The cell that the first tile starts at.
@@ -224,15 +228,15 @@ bool winograd_backward_data_applies(const ConvShape& s) {
 }
 
 bool winograd_forward_wins(const ConvShape& s) {
-  return winograd_applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
+  return winograd_applies(s) && wins(s, s.C / s.groups, s.K / s.groups, s.P, s.Q, forward_cost);
 }
 
 bool winograd_backward_data_wins(const ConvShape& s) {
-  return winograd_backward_data_applies(s) && wins(s.lanes, s.K / s.groups, s.C / s.groups, s.H, s.W);
+  return winograd_backward_data_applies(s) && wins(s, s.K / s.groups, s.C / s.groups, s.H, s.W, backward_data_cost);
 }
 
 bool winograd_backward_weight_wins(const ConvShape& s) {
-  return winograd_applies(s) && wins(s.lanes, s.C / s.groups, s.K / s.groups, s.P, s.Q);
+  return winograd_applies(s) && wins(s, s.C / s.groups, s.K / s.groups, s.P, s.Q, backward_weight_cost);
 }
 
 std::size_t winograd_forward_workspace(const ConvShape& s) {

@@ -14,8 +14,7 @@ namespace deepnet {
 bool winograd_applies(const ConvShape& shape);
 bool winograd_backward_data_applies(const ConvShape& shape);
 
-/// Whether it is the faster one; false where it cannot be gone. By the shape of one image and by whether images
-/// are in lanes.
+/// Whether it is the faster one; false where it cannot be gone. By shape and by whether images are in lanes.
 bool winograd_forward_wins(const ConvShape& shape);
 bool winograd_backward_data_wins(const ConvShape& shape);
 bool winograd_backward_weight_wins(const ConvShape& shape);
