@@ -84,16 +84,15 @@ def test_conv2d_of_any_shape(seed, torch):
 
 
 # Every width of up to two vectors, so that rows end at every lane, inside the image and in its padding.
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", [0, 1, 2, 3])
-@pytest.mark.parametrize("kernel", [3, 2])
-def test_depthwise_conv2d_of_any_width(kernel, padding, stride, torch):
+def test_depthwise_conv2d_of_any_width(padding, stride, torch):
     rng = seeded_rng("depthwise")
-    for width in range(kernel, 36):
-        channels, height = int(rng.integers(2, 5)), int(rng.integers(kernel, 12))
+    for width in range(3, 36):
+        channels, height = int(rng.integers(2, 5)), int(rng.integers(3, 12))
         options = {"stride": stride, "padding": padding, "dilation": 1, "groups": channels}
         filters = channels * int(rng.choice([1, 2]))
-        check_conv2d(torch, rng, (2, channels, height, width), filters, kernel, options)
+        check_conv2d(torch, rng, (2, channels, height, width), filters, 3, options)
 
 
 # Images so large that a few at a time are padded.
