@@ -9,6 +9,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 
 #include <nlohmann/json.hpp>
@@ -46,6 +47,12 @@ Enum named(const char* const (&names)[n], const std::string& name) {
 std::atomic<bool> in_use{false};
 std::shared_mutex decisions_mutex;
 std::map<TuningKey, ConvAlgorithm> decisions;
+
+std::optional<ConvAlgorithm> find_decision(const TuningKey& key) {
+  const std::shared_lock lock(decisions_mutex);
+  const auto found = decisions.find(key);
+  return found == decisions.end() ? std::nullopt : std::optional(found->second);
+}
 
 // Held while a decision is made, and while the file and whether to time change.
 std::mutex tuning_mutex;
@@ -171,22 +178,13 @@ ConvAlgorithm tune(const TuningKey& key, ConvAlgorithm by_model, const std::vect
 
 bool is_tuning_in_use() { return in_use.load(std::memory_order_acquire); }
 
-ConvAlgorithm decided(const TuningKey& key, ConvAlgorithm otherwise) {
-  const std::shared_lock lock(decisions_mutex);
-  const auto found = decisions.find(key);
-  return found == decisions.end() ? otherwise : found->second;
-}
+ConvAlgorithm decided(const TuningKey& key, ConvAlgorithm otherwise) { return find_decision(key).value_or(otherwise); }
 
 ConvAlgorithm decide(const TuningKey& key, ConvAlgorithm by_model, const std::vector<ConvAlgorithm>& candidates,
                      std::unique_ptr<TuningTrial> (*make)(const TuningKey&)) {
-  const auto find = [&]() -> const ConvAlgorithm* {
-    const std::shared_lock lock(decisions_mutex);
-    const auto found = decisions.find(key);
-    return found == decisions.end() ? nullptr : &found->second;  // nodes of a map stay where they are
-  };
-  if (const ConvAlgorithm* found = find()) return *found;
+  if (const auto found = find_decision(key)) return *found;
   const std::lock_guard one_at_a_time(tuning_mutex);
-  if (const ConvAlgorithm* found = find()) return *found;
+  if (const auto found = find_decision(key)) return *found;
   ConvAlgorithm choice = by_model;
   if (is_on && candidates.size() > 1) {
     const auto known = saved.find(key);

@@ -3,6 +3,8 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <optional>
+
 #include "bindings.hpp"
 
 namespace deepnet::python {
@@ -57,8 +59,12 @@ void bind_io(py::module_& m) {
       [](bool on, const Path& cache) { with_file(cache, [&](const std::string& name) { autotune(on, name); }); },
       py::arg("on"), py::arg("cache"), "See deepnet.autotune.");
   m.def(
-      "default_autotune_cache", [] { return Path(default_autotune_cache()); },
-      "The file that deepnet.autotune keeps choices in by default; Path() where there is no folder for it.");
+      "default_autotune_cache",
+      [] {
+        const std::string path = default_autotune_cache();
+        return path.empty() ? std::nullopt : std::optional<Path>(std::filesystem::u8path(path));
+      },
+      "The file that deepnet.autotune keeps choices in by default, or None where there is no folder for it.");
   m.def(
       "structure_json", [](const Layer& net) { return structure_json(net); }, py::arg("net"),
       "The structure as JSON text: {\"kind\": ..., \"config\": {...}, \"layers\": [...]}.");

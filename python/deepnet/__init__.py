@@ -248,14 +248,14 @@ def autotune(on: bool = True, *, cache: str | os.PathLike[str] | Literal[False] 
     if not isinstance(on, bool):
         raise TypeError(f"[autotune] expected on to be a bool, got {on!r}")
     if cache is None:
-        path = os.fspath(_core.default_autotune_cache())
+        path = _core.default_autotune_cache() or ""
     elif cache is False:
-        path = "."
+        path = ""
     elif isinstance(cache, (str, os.PathLike)):
         path = os.path.abspath(cache)
     else:
         raise TypeError(f"[autotune] expected cache to be a path, False or None, got {cache!r}")
-    _core.autotune(on, "" if path == "." else path)
+    _core.autotune(on, path)
 
 
 def show_config() -> None:

@@ -53,8 +53,8 @@ def choices_of(path):
     return json.loads(path.read_text())["choices"][dn.active_isa()]
 
 
-def run_tuned(path, code=RUN):
-    return run_python(f"import sys; sys.argv = ['', {str(path)!r}]\n" + code)
+def run_tuned(path, code=RUN, **environment):
+    return run_python(f"import sys; sys.argv = ['', {str(path)!r}]\n" + code, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +80,13 @@ def test_every_product_is_decided_and_kept(tuned):
 def test_results_are_right_whatever_is_chosen(isa, tmp_path):
     """An algorithm that the file names everywhere is taken where it applies; elsewhere another is timed."""
     path = tmp_path / "choices.json"
-    code = f"import sys; sys.argv = ['', {str(path)!r}]\n" + RUN
-    assert float(run_python(code, DEEPNET_ISA=isa)) < 5e-6
+    assert float(run_tuned(path, DEEPNET_ISA=isa)) < 5e-6
     first = json.loads(path.read_text())
     for algorithm in ALGORITHMS:
         for entry in first["choices"][isa]:
             entry["algorithm"] = algorithm
         path.write_text(json.dumps(first))
-        assert float(run_python(code, DEEPNET_ISA=isa)) < 5e-6
+        assert float(run_tuned(path, DEEPNET_ISA=isa)) < 5e-6
         kept = [entry["algorithm"] for entry in json.loads(path.read_text())["choices"][isa]]
         assert algorithm in kept, "applies to one of the shapes at least"
         if algorithm == "implicit":
