@@ -128,7 +128,7 @@ void check_class(const py::object& type) {
     return name == "__init__" ? kind : kind + "." + (name[0] == '_' && name[1] != '_' ? name.substr(1) : name);
   };
   // What is called all the time takes any type.
-  const std::vector<std::string> left_out = {"__call__", "backward", "step", "_step_rows"};
+  const std::vector<std::string> left_out = {"__call__", "backward", "predict", "step", "_step_rows"};
   auto* const property = reinterpret_cast<PyObject*>(&PyProperty_Type);
   const py::dict attributes = type.attr("__dict__").attr("copy")();
   for (const auto& [key, value] : attributes) {

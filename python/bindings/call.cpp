@@ -112,15 +112,16 @@ py::object backward(Layer& layer, py::handle dy) {
   return pack(d_inputs.data(), d_inputs.size());
 }
 
-py::array predict(Layer& layer, py::handle x, Index batch_size, py::handle lengths, py::handle mask) {
-  if (batch_size < 1) throw ValueError("[predict] expected batch_size >= 1, got " + std::to_string(batch_size));
+py::array predict(Layer& layer, py::handle x, py::handle batch_size, py::handle lengths, py::handle mask) {
+  const Index rows = as_index(batch_size, "predict", "batch_size");
+  if (rows < 1) throw ValueError("[predict] expected batch_size >= 1, got " + std::to_string(rows));
   const Tensor input = as_float(x, layer.kind());
   const Tensor padding = as_mask(layer.kind(), input.shape(), lengths, mask);
   Model& model = model_of(layer);
   Tensor y;
   {
     py::gil_scoped_release release;
-    y = model.predict(input, batch_size, padding);
+    y = model.predict(input, rows, padding);
   }
   return as_array(y);
 }

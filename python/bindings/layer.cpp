@@ -233,6 +233,40 @@ Examples
 >>> layer(x, np.zeros((1, 2, 4)), lengths=[5, 2]).shape
 (2, 5, 4)
 )doc")
+      .def("predict", &predict, py::arg("x"), py::arg("batch_size") = 256, py::kw_only(),
+           py::arg("lengths") = py::none(), py::arg("mask") = py::none(), R"doc(
+Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time: a new float32 array (N, ...).
+
+The mode of the network does not change.
+
+Parameters
+----------
+x : array (N, ...)
+    Inputs, converted to float32; N may be 0.
+batch_size : int
+    Rows at a time, at least 1. Rows do not depend on each other in layers of this library, so that it changes outputs
+    by rounding at most, but for a softmax along axis 0, which sums over the rows of one batch.
+lengths, mask
+    Which steps of sequences (N, T, ...) count, as in a call.
+
+Raises
+------
+ShapeError, TypeError
+    The inputs, lengths or mask do not fit the network or each other; `batch_size` is no int.
+ValueError
+    `batch_size` is below 1, lengths outside [1, T], a mask of other numbers than 0 and 1, or both.
+
+Examples
+--------
+>>> import numpy as np
+>>> from deepnet import nn
+>>> nn.Softmax().predict(np.array([[0.0, 0.0], [1000.0, 0.0]]), batch_size=1)
+array([[0.5, 0.5],
+       [1. , 0. ]], dtype=float32)
+>>> y = nn.GRU(3, 4).predict(np.ones((2, 5, 3)), lengths=[5, 2])
+>>> bool((y[1, 2:] == 0).all())
+True
+)doc")
       .def("backward", &backward, py::arg("dy"), R"doc(
 dE/dInput for dE/dOutput of the last forward; adds dE/dW to every parameter's ``grad``.
 
@@ -392,8 +426,6 @@ Examples
 >>> bool((again == first).all()), bool((again == second).all())
 (True, False)
 )doc")
-      .def("_predict", &predict, py::arg("x"), py::arg("batch_size"), py::arg("lengths") = py::none(),
-           py::arg("mask") = py::none())
       .def("_summary", &summary, py::arg("input_shape"));
   refuse_overrides(m.attr("Layer"), {"forward", "backward"}, "subclass nn.Layer, and use the native layer inside");
   m.def(

@@ -80,6 +80,21 @@ Tensor labels_of(const py::array& array, const std::string& what) {
   return borrow(py::array_t<std::int64_t, converted_flags>(array), DType::int64, what);
 }
 
+// `number` is `object`, or part of it.
+Index integer(py::handle number, const std::string& what, const char* argument, const char* expected,
+              py::handle object) {
+  const auto refuse = [&](const char* width) {
+    PyErr_Clear();
+    throw TypeError("[" + what + "] expected " + argument + " to be " + expected + width + ", got " +
+                    std::string(py::str(py::repr(object))));
+  };
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(number.ptr()));
+  if (!index || PyBool_Check(number.ptr())) refuse("");
+  const long long value = PyLong_AsLongLong(index.ptr());
+  if (value == -1 && PyErr_Occurred()) refuse(" of 64 bits");
+  return value;
+}
+
 }  // namespace
 
 Tensor as_float(py::handle object, const std::string& what) { return float_of(to_array(object, what), what); }
@@ -132,21 +147,13 @@ py::tuple as_tuple(const Shape& shape) {
   return tuple;
 }
 
+Index as_index(py::handle object, const std::string& what, const char* argument) {
+  return integer(object, what, argument, "an int", object);
+}
+
 Size2 as_size2(py::handle object, const char* layer, const char* argument) {
-  const auto whole = [&](py::handle number) -> Index {
-    py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(number.ptr()));
-    if (!index) {
-      PyErr_Clear();
-      throw TypeError("[" + std::string(layer) + "] expected " + argument + " to be an int or a pair of ints, got " +
-                      std::string(py::str(py::repr(object))));
-    }
-    const long long value = PyLong_AsLongLong(index.ptr());
-    if (value == -1 && PyErr_Occurred()) {
-      PyErr_Clear();
-      throw ValueError("[" + std::string(layer) + "] expected " + argument + " to fit 64 bits, got " +
-                       std::string(py::str(object)));
-    }
-    return value;
+  const auto whole = [&](py::handle number) {
+    return integer(number, layer, argument, "an int or a pair of ints", object);
   };
   if (py::isinstance<py::sequence>(object) && !py::isinstance<py::str>(object)) {
     const auto pair = py::reinterpret_borrow<py::sequence>(object);

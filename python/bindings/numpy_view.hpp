@@ -35,6 +35,8 @@ py::array as_view(const Tensor& tensor, py::handle owner);
 /// UTF-8, or the bytes of a path that is none: as Python's file system names have them.
 py::str as_text(const std::string& text);
 py::tuple as_tuple(const Shape& shape);
+/// An int, of Python or NumPy; TypeError where it is none, a bool, or wider than 64 bits.
+Index as_index(py::handle object, const std::string& what, const char* argument);
 /// An int for both, or a pair.
 Size2 as_size2(py::handle object, const char* layer, const char* argument);
 

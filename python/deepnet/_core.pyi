@@ -55,8 +55,13 @@ class Layer:
     def kind(self) -> str: ...
     def children(self) -> list[Layer]: ...
     def reset_state(self) -> None: ...
-    def _predict(
-        self, x: ArrayLike, batch_size: int, lengths: ArrayLike | None = None, mask: ArrayLike | None = None
+    def predict(
+        self,
+        x: ArrayLike,
+        batch_size: int = 256,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> _Array: ...
     def _summary(self, input_shape: tuple[int, ...] | None) -> list[tuple[str, str, tuple[int, ...] | None, int]]: ...
 
@@ -82,14 +87,6 @@ class Layer:
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> History: ...
-    def predict(
-        self,
-        x: ArrayLike,
-        batch_size: int = 256,
-        *,
-        lengths: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
-    ) -> _Array: ...
     def evaluate(
         self,
         x: Any,

@@ -1,4 +1,4 @@
-"""``fit``, ``predict``, ``evaluate`` and ``save``: the methods that every layer gains in Python.
+"""``fit``, ``evaluate`` and ``save``: the methods that every layer gains in Python.
 
 All work happens in :class:`deepnet.Trainer`; what is here chooses batches, keeps the books and stays out of
 the way: per batch it costs about a microsecond.
@@ -31,7 +31,7 @@ from deepnet._last_fit import HistoryAttribute, LastFit, keep_fit, last_fit
 from deepnet._summary import summary
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from deepnet.callbacks import CallbackLike, CallbackList
 
@@ -220,55 +220,6 @@ def fit(
     return history
 
 
-def predict(
-    self: Layer,
-    x: ArrayLike,
-    batch_size: int = 256,
-    *,
-    lengths: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-) -> NDArray[np.float32]:
-    """Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time.
-
-    The mode of the network does not change.
-
-    Parameters
-    ----------
-    x
-        Inputs, converted to float32; N may be 0.
-    batch_size
-        Rows at a time, at least 1. Rows do not depend on each other in layers of this library, so that it changes
-        outputs by rounding at most, but for a softmax along axis 0, which sums over the rows of one batch.
-    lengths, mask
-        Which steps of sequences (N, T, ...) count, as in :func:`fit`.
-
-    Returns
-    -------
-    ndarray
-        float32 of shape (N, ...).
-
-    Raises
-    ------
-    ShapeError, TypeError
-        The inputs, lengths or mask do not fit the network or each other.
-    ValueError
-        `batch_size` is below 1, lengths outside [1, T], a mask of other numbers than 0 and 1, or both.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from deepnet import nn
-    >>> nn.Softmax().predict(np.array([[0.0, 0.0], [1000.0, 0.0]]), batch_size=1)
-    array([[0.5, 0.5],
-           [1. , 0. ]], dtype=float32)
-    >>> y = nn.GRU(3, 4).predict(np.ones((2, 5, 3)), lengths=[5, 2])
-    >>> bool((y[1, 2:] == 0).all())
-    True
-    """
-    at_least_one("predict", batch_size=batch_size)
-    return self._predict(x, batch_size, lengths, mask)
-
-
 def evaluate(
     self: Layer,
     x: Any,
@@ -367,7 +318,7 @@ def save(self: Layer, path: str | os.PathLike[str], optimizer: Optimizer | None 
 
 def attach(layer: type[Layer]) -> None:
     """Give the layer class its training methods, its history, and metadata: read-only, for all layers share it."""
-    for method in (fit, predict, evaluate, summary, save):
+    for method in (fit, evaluate, summary, save):
         setattr(layer, method.__name__, method)
     setattr(layer, "history", HistoryAttribute())  # noqa: B010 - as layers see it, it is a History
     layer.metadata = MappingProxyType({})
@@ -445,7 +396,7 @@ def _scores(
     """Mean loss, and accuracy where targets are labels."""
     total, weights, correct, labels, rows = 0.0, 0, 0, 0, 0
     for number, (x, y, mask) in enumerate(source.batches(), start=1):
-        output = net._predict(x, batch_size, None, mask)
+        output = Layer.predict(net, x, batch_size, mask=mask)  # a subclass may have a predict of its own
         weight = len(y)
         if y.dtype == np.int64 and isinstance(loss, (_core.CrossEntropyLoss, _core.NLLLoss)):
             correct += _core.count_correct(output, y, loss.axis, loss.ignore_index)

@@ -46,6 +46,15 @@ WRONG = {
         lambda: nn.ReLU().predict(np.ones((2, 2)), batch_size=2**70),
         f"expected batch_size to be an int of 64 bits, got {2**70}",
     ),
+    "predict: half a row": (
+        lambda: nn.ReLU().predict(np.ones((2, 2)), batch_size=0.5),
+        "[predict] expected batch_size to be an int, got 0.5",
+    ),
+    "predict: a bool": (lambda: nn.ReLU().predict(np.ones((2, 2)), True), "batch_size to be an int, got True"),
+    "conv: wide stride": (
+        lambda: nn.Conv2d(1, 1, 3, stride=(1, 2**70)),
+        f"[Conv2d] expected stride to be an int or a pair of ints of 64 bits, got (1, {2**70})",
+    ),
     "state": (lambda: nn.Linear(1, 1).load_state_dict([1]), "[Linear.load_state_dict] expected a mapping"),
     "copy": (lambda: copy.deepcopy(nn.Linear(1, 1)), "[Linear] layers can be neither copied nor pickled"),
     "pickle": (lambda: pickle.dumps(nn.Sequential()), "[Sequential] layers can be neither copied nor pickled"),
