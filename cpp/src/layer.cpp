@@ -20,6 +20,7 @@ bool Parameter::has_grad() const {
 }
 
 void Parameter::make_grad(const Factors& factors) {
+  const FlushDenormals flush;  // as the step that left the factors
   if (!grad_.defined()) grad_ = Tensor::zeros(data.shape());
   if (!factors.known()) return;
   const Index rows = data.shape()[0], columns = data.shape()[1];

@@ -9,6 +9,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <shared_mutex>
 
@@ -20,6 +21,9 @@
 
 #ifdef __APPLE__
 #include <sys/sysctl.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
 #endif
 
 namespace deepnet {
@@ -59,6 +63,26 @@ std::mutex tuning_mutex;
 bool is_on = false;
 std::string cache_path;           // empty: none
 std::map<TuningKey, json> saved;  // of this instruction set: the file's entries
+
+// Timing takes a while: a process forked meanwhile would have the mutex locked for good. So fork() waits for it.
+void let_forks_wait() {
+#if defined(__unix__) || defined(__APPLE__)
+  const auto lock = [] {
+    tuning_mutex.lock();
+    decisions_mutex.lock();
+  };
+  const auto unlock = [] {
+    decisions_mutex.unlock();
+    tuning_mutex.unlock();
+  };
+  const auto unlock_in_child = [] {
+    new (&decisions_mutex) std::shared_mutex;  // which glibc lets only the thread unlock that locked it
+    tuning_mutex.unlock();
+  };
+  static const int done = pthread_atfork(lock, unlock, unlock_in_child);
+  static_cast<void>(done);
+#endif
+}
 
 // --- the file --------------------------------------------------------------------------------------------------
 
@@ -104,7 +128,7 @@ void save() {
   saved.merge(entries_of(content));
   json& entries = content["choices"][active_isa()] = json::array();
   for (const auto& [key, entry] : saved) entries.push_back(entry);
-  const std::string text = content.dump(1) + "\n";
+  const std::string text = content.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
   AtomicFile file(who, cache_path);
   file.write(text.data(), text.size());
   file.commit();
@@ -115,7 +139,7 @@ void keep() {
   if (cache_path.empty()) return;
   try {
     save();
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     cache_path.clear();
   }
 }
@@ -194,7 +218,11 @@ ConvAlgorithm decide(const TuningKey& key, ConvAlgorithm by_model, const std::ve
     if (known != saved.end() && applies(algorithm_of(known->second))) {
       choice = algorithm_of(known->second);
     } else {
-      choice = tune(key, by_model, candidates, *make(key));
+      try {
+        choice = tune(key, by_model, candidates, *make(key));
+      } catch (const std::bad_alloc&) {  // a candidate may want more memory than there is
+      } catch (const Error&) {           // and so may the trial's arrays
+      }
     }
   }
   const std::unique_lock lock(decisions_mutex);
@@ -220,6 +248,7 @@ void autotune(bool on, const std::string& cache) {
     cache_path = before;
     throw;
   }
+  let_forks_wait();
   is_on = true;
   in_use.store(true, std::memory_order_release);
 }

@@ -14,6 +14,7 @@ from checks import attempt_python, run_python
 # Layer and input shapes that several algorithms apply to; images fill the vectors of every instruction set.
 SHAPES = [
     ({"in_channels": 16, "out_channels": 24, "kernel_size": 3, "padding": 1}, (24, 16, 10, 11)),
+    ({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 3}, (24, 32, 9, 10)),
     ({"in_channels": 9, "out_channels": 8, "kernel_size": 3}, (25, 9, 9, 8)),
     ({"in_channels": 16, "out_channels": 20, "kernel_size": 3, "padding": 1, "groups": 2}, (24, 16, 6, 7)),
     ({"in_channels": 5, "out_channels": 7, "kernel_size": 3, "stride": 2, "padding": 1}, (24, 5, 12, 9)),

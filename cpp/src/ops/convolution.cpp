@@ -64,7 +64,7 @@ const Method<decltype(conv_backward_data)> backward_data_methods[] = {
     {A::implicit, has_no_lanes, implicit_backward_data_workspace, implicit_backward_data},
     {A::lanes, lanes_backward_data_applies, lanes_backward_data_workspace, lanes_backward_data},
     {A::winograd, winograd_backward_data_applies, winograd_backward_data_workspace, winograd_backward_data},
-    {A::turned_winograd, turned_winograd_applies, turned_winograd_backward_data_workspace,
+    {A::turned_winograd, turned_winograd_backward_data_applies, turned_winograd_backward_data_workspace,
      turned_winograd_backward_data},
     {A::col2im, has_no_lanes, col2im_backward_data_workspace, col2im_backward_data},
 };

@@ -22,8 +22,8 @@ struct WeightTasks {
     // One tap's channels are too short a run for the kernel where they are few.
     padded = !s.lanes || (!fits(s) && channels < 8);
     width = std::max((s.Q - 1) * s.stride_w + (s.S - 1) * s.dilation_w + 1, s.pad_left + s.W);
-    splits = ceil_div(filters, most_filters);
-    at_once = round_up(ceil_div(filters, splits), nr);
+    at_once = round_up(ceil_div(filters, ceil_div(filters, most_filters)), nr);
+    splits = ceil_div(filters, at_once);
     const auto floats = [&](Index r) {
       return std::max(r * s.Q * at_once, in_rows(s, r) * width * channels) * lanes();
     };

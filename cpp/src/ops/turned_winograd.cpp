@@ -65,7 +65,10 @@ bool pays(const ConvShape& s, Index least_kernels) {
 }  // namespace
 
 bool turned_winograd_applies(const ConvShape& s) {
-  return !s.lanes && s.groups == 1 && fills_lanes(s.N) && winograd_backward_data_applies(s);
+  return !s.lanes && s.groups == 1 && fills_lanes(s.N) && winograd_applies(s);
+}
+bool turned_winograd_backward_data_applies(const ConvShape& s) {
+  return turned_winograd_applies(s) && winograd_backward_data_applies(s);
 }
 
 bool turned_winograd_forward_wins(const ConvShape& s) {
@@ -88,7 +91,10 @@ std::size_t turned_winograd_backward_data_workspace(const ConvShape& shape) {
 }
 std::size_t turned_winograd_backward_weight_workspace(const ConvShape& shape) {
   const ConvShape s = images_at_once(shape);
-  return images_floats(s) + winograd_backward_weight_workspace(in_lanes(s));
+  ConvShape last = s;
+  last.N = shape.N - (ceil_div(shape.N, s.N) - 1) * s.N;
+  const auto sums = [](const ConvShape& some) { return winograd_backward_weight_workspace(in_lanes(some)); };
+  return images_floats(s) + std::max(sums(s), sums(last));  // fewer images may be dealt out in more shares
 }
 
 void turned_winograd_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,

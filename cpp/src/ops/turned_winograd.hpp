@@ -8,6 +8,7 @@ namespace deepnet {
 
 /// Whether any of the three products can be made so.
 bool turned_winograd_applies(const ConvShape& shape);
+bool turned_winograd_backward_data_applies(const ConvShape& shape);
 
 /// Whether there are so many channels that turning costs less than what 4 x 4 tiles save against 2 x 2 tiles.
 bool turned_winograd_forward_wins(const ConvShape& shape);
