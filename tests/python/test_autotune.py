@@ -4,6 +4,7 @@ A choice holds until the process ends, so that every test has processes of its o
 """
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -227,6 +228,28 @@ def test_losing_the_file_on_the_way_loses_no_work(tmp_path):
         "shutil.rmtree(sys.argv[1].rpartition('/')[0]); print(np.isfinite(run(9)).all())"
     )
     assert run_tuned(path, code).strip() == "True"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_forked_while_times_are_taken_goes_on():
+    code = """
+import os, signal, threading, time
+import numpy as np
+import deepnet as dn
+from deepnet import nn
+dn.autotune(cache=False)
+tuned = threading.Thread(target=lambda: nn.Conv2d(32, 32, 3, padding=1)(np.zeros((32, 32, 64, 64))))
+tuned.start()
+while tuned.is_alive():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        nn.Conv2d(3, 4, 3)(np.zeros((1, 3, 9, 9)))
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    time.sleep(0.05)
+"""
+    run_python(code)
 
 
 def test_a_network_trains_the_same_but_for_rounding(tmp_path):

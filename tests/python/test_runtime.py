@@ -320,6 +320,23 @@ def test_denormals_live_on_after_calls(threads, rng):
             assert denormals_live()
 
 
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_gradients_have_the_same_bits_where_denormals_are_flushed(rows):
+    """Those of few rows are made when they are read, which flushes as the step did."""
+
+    def gradient(threads):
+        layer = nn.Linear(512, 512, bias=False)
+        layer.weight.data[...] = 0
+        with dn.threads(threads):
+            dn.Trainer(layer, nn.MSELoss(), optim.SGD(lr=0.1)).step(
+                np.full((rows, 512), 1e-17), np.full((rows, 512), 1e-20)
+            )
+            return layer.weight.grad
+
+    assert_same_bits(gradient(1), gradient(2))
+    assert denormals_live()
+
+
 def test_denormals_live_on_after_errors(rng):
     class Fails(nn.Layer):
         def forward(self, x):
