@@ -237,7 +237,8 @@ Examples
            py::arg("lengths") = py::none(), py::arg("mask") = py::none(), R"doc(
 Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time: a new float32 array (N, ...).
 
-The mode of the network does not change.
+The mode of the network does not change. Stateful recurrent layers go on from the state they carry and carry theirs on,
+as in a call; the rows of their state are those of x, so that all are taken at once.
 
 Parameters
 ----------

@@ -10,17 +10,35 @@ namespace {
 
 py::object state_of(RecurrentLayer& layer) {
   const auto trace = trace_of(layer);
-  if (!trace) throw StateError("[" + layer.kind() + "] state came before forward: call the layer on a sequence first");
   std::vector<Tensor> states;
-  without_gil([&] {
-    trace->read([&](void* cache) {
-      for (const Tensor& state : layer.final_state(cache, trace->input())) states.push_back(state.clone());
+  if (layer.carries_newest_state()) {
+    for (const Tensor& state : layer.carried_state()) states.push_back(state.clone());
+  } else if (!trace) {
+    throw StateError("[" + layer.kind() + "] state came before forward: call the layer on a sequence, or step, first");
+  }
+  if (states.empty())
+    without_gil([&] {
+      trace->read([&](void* cache) {
+        for (const Tensor& state : layer.final_state(cache, trace->input())) states.push_back(state.clone());
+      });
     });
-  });
   if (states.size() == 1) return as_array(states[0]);
   py::tuple arrays(states.size());
   for (std::size_t i = 0; i < states.size(); ++i) arrays[i] = as_array(states[i]);
   return std::move(arrays);
+}
+
+// To put a state aside and to take it up again.
+py::list carried_state(const RecurrentLayer& layer) {
+  py::list arrays;
+  for (const Tensor& part : layer.carried_state()) arrays.append(as_array(part));
+  return arrays;
+}
+
+void carry_state(RecurrentLayer& layer, const py::list& arrays) {
+  std::vector<Tensor> parts;
+  for (py::handle array : arrays) parts.push_back(as_float(array, layer.kind()));
+  layer.carry_state(std::move(parts));
 }
 
 py::array state_gradient_norms(RecurrentLayer& layer) {
@@ -236,7 +254,8 @@ cell : Layer
 return_sequences : bool
     False: only the output of the last step (of each sequence, where there are lengths or a mask).
 stateful : bool
-    The final state is the initial state of the next call, without a gradient; `reset_state` starts anew.
+    The final state is the initial state of the next call, without a gradient; `reset_state` starts anew. Such a layer
+    has one place in a network, for two would share the state.
 truncate : int or None
     Cuts the state's gradient every so many steps, as detaching the state there would: between t - 1 and t for every
     multiple t.
@@ -322,8 +341,9 @@ Examples
 True
 )doc")
       .def_property_readonly("state", &state_of, R"doc(
-The final state of the last run, alone or in a network, in evaluation or training: (rows, N, H), a row a direction of a
-layer; of an LSTM the pair (h, c). `predict` keeps none. RuntimeError before there is one.
+The state after the last run or `step`, alone or in a network, in evaluation or training: (rows, N, H), a row a
+direction of a layer; of an LSTM the pair (h, c). `predict` leaves none, but of a stateful layer, which carries it on.
+RuntimeError before there is one.
 
 Examples
 --------
@@ -335,6 +355,7 @@ Examples
 >>> h.shape, bool((h[-1] == y[:, -1]).all())
 ((2, 5, 4), True)
 )doc")
+      .def_property("_carried_state", &carried_state, &carry_state)
       .def_property_readonly("state_gradient_norms", &state_gradient_norms, R"doc(
 After a backward: |dE/dh(t)| for the state h(t) after each step, float32 (rows, T): the root of the sum of squares over
 batch and features. How it falls from step to step is the vanishing gradient in time. RuntimeError before a backward.

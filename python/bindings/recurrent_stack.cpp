@@ -58,7 +58,8 @@ constexpr const char* more_arguments_doc = R"doc(bias : bool
 dropout : float
     In training: probability of zeroing an element that goes from one layer of the stack to the next.
 stateful : bool
-    The final state is the initial state of the next call, without a gradient; `reset_state` starts anew.
+    The final state is the initial state of the next call, without a gradient; `reset_state` starts anew. Such a layer
+    has one place in a network, for two would share the state.
 truncate : int or None
     Cuts the state's gradient every so many steps, as detaching the state there would: between t - 1 and t for every
     multiple t.

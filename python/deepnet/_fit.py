@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,9 @@ def fit(
     Ctrl-C ends training between two batches with a KeyboardInterrupt; the network is usable and in the mode
     (training or evaluation) in which fit found it.
 
+    Stateful recurrent layers begin each epoch with a state of zeros (``reset_state()``) and carry it on from batch to
+    batch, which must then be of one size. Validation has a state of its own.
+
     Examples
     --------
     >>> import numpy as np
@@ -231,6 +235,9 @@ def evaluate(
     mask: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Mean loss over the data, and accuracy where the targets are labels, in evaluation mode.
+
+    Stateful recurrent layers begin with a state of zeros and carry it on from batch to batch; afterwards they have the
+    state from before again.
 
     Parameters
     ----------
@@ -340,6 +347,7 @@ def _train(
         begin = time.perf_counter()
         if hooks.call("on_epoch_begin", epoch):
             return
+        trainer.net.reset_state()
         bar.begin(epoch)
         title = f"epoch {epoch + 1} of {epochs}"
         logs, samples, stop = _train_epoch(trainer, source, title, hooks, bar)
@@ -394,6 +402,13 @@ def _scores(
     where: str, net: Layer, source: Source, loss: Loss, batch_size: int = EVALUATION_BATCH, title: str = ""
 ) -> dict[str, float]:
     """Mean loss, and accuracy where targets are labels."""
+    with _state_put_aside(net):
+        return _scores_of_walk(where, net, source, loss, batch_size, title)
+
+
+def _scores_of_walk(
+    where: str, net: Layer, source: Source, loss: Loss, batch_size: int, title: str
+) -> dict[str, float]:
     total, weights, correct, labels, rows = 0.0, 0, 0, 0, 0
     for number, (x, y, mask) in enumerate(source.batches(), start=1):
         output = Layer.predict(net, x, batch_size, mask=mask)  # a subclass may have a predict of its own
@@ -458,6 +473,19 @@ def _checked_metadata(metadata: Any) -> dict[str, str]:
         except UnicodeEncodeError as error:
             raise ValueError(f"[save] expected metadata that UTF-8 can hold, got {name!r} with {error}") from None
     return dict(metadata)
+
+
+@contextmanager
+def _state_put_aside(net: Layer) -> Iterator[None]:
+    """The states that recurrent layers carry on are zeros inside, and afterwards what they were before."""
+    layers = [layer for layer, _ in _modes(net) if isinstance(layer, _core.RecurrentLayer)]
+    before = [layer._carried_state for layer in layers]
+    net.reset_state()
+    try:
+        yield
+    finally:
+        for layer, state in zip(layers, before, strict=True):
+            layer._carried_state = state
 
 
 def _modes(layer: Layer) -> list[tuple[Layer, bool]]:

@@ -239,7 +239,7 @@ class Text:
 
         The text is cut into `batch_size` parts of equal length, one a row, and all rows are read side by side,
         `length` characters at a time. With ``stateful=True`` a recurrent layer carries its state from batch to batch;
-        ``reset_state()`` belongs before each walk.
+        ``reset_state()`` belongs before each walk, where ``fit`` and ``evaluate`` put it themselves.
 
         Parameters
         ----------

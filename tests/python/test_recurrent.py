@@ -5,7 +5,7 @@ import pytest
 
 import deepnet as dn
 from checks import assert_close, assert_same_bits, gradients, normal, run_python
-from deepnet import nn
+from deepnet import nn, optim
 
 KINDS = ["RNN", "LSTM", "GRU"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -258,6 +258,106 @@ def test_stateful_calls_continue_one_sequence(kind, rng):
         layer(x[:3])
     layer.reset_state()
     assert_same_bits(layer(x[:3]), whole[:3])
+
+
+def recurrent(kind, features, hidden, **options):
+    """A layer of one of the three kinds, or of a cell unrolled."""
+    if kind in KINDS:
+        return getattr(nn, kind)(features, hidden, **options)
+    return nn.Recurrent(getattr(nn, kind)(features, hidden), **options)
+
+
+any_recurrent = pytest.mark.parametrize("kind", [*KINDS, "LSTMCell", "GRUCell"])
+
+
+@any_recurrent
+def test_state_is_that_of_the_last_run_or_step(kind, rng):
+    x = normal(rng, (2, 6, 3))
+    layer = recurrent(kind, 3, 4)
+    with pytest.raises(RuntimeError, match="state came before forward"):
+        _ = layer.state
+    for t in range(6):
+        layer.step(x[:, t])
+    stepped = as_list(layer.state)
+    layer(x)
+    for got, want in zip(stepped, as_list(layer.state), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    layer.predict(x[:1])
+    assert as_list(layer.state)[0].shape == (1, 2, 4), "predict leaves none"
+    layer.step(x[:, 0])  # goes on from the steps
+    assert not np.array_equal(as_list(layer.state)[0], stepped[0])
+
+
+@any_recurrent
+def test_predict_goes_on_with_the_state_of_each_row(kind, rng):
+    layer, x = recurrent(kind, 3, 4, stateful=True), normal(rng, (5, 8, 3))
+    whole = layer(x)
+    layer.reset_state()
+    parts = [layer.predict(x[:, :3], batch_size=2), layer.predict(x[:, 3:5], batch_size=1)]
+    carried = layer.state
+    parts.append(nn.Sequential(layer).predict(x[:, 5:], 3))
+    assert_same_bits(np.concatenate(parts, axis=1), whole)
+    layer.reset_state()
+    layer(x[:, :5])
+    for got, want in zip(as_list(carried), as_list(layer.state), strict=True):
+        assert_same_bits(got, want)
+
+
+@any_recurrent
+def test_evaluate_has_a_state_of_its_own(kind, rng):
+    layer, x, y = recurrent(kind, 3, 4, stateful=True), normal(rng, (2, 6, 3)), normal(rng, (2, 6, 4))
+    layer(x)
+    second = layer(x)
+    layer.reset_state()
+    layer(x)
+    in_parts = layer.evaluate([(x[:, :3], y[:, :3]), (x[:, 3:], y[:, 3:])], loss="mse")["loss"]
+    layer.evaluate(x[:1], y[:1], loss="mse")
+    assert_same_bits(layer(x), second)
+    error = float(((recurrent_twin(layer, kind)(x) - y) ** 2).mean())
+    assert in_parts == pytest.approx(error, rel=1e-5), "from batch to batch its state goes on"
+
+
+def recurrent_twin(layer, kind):
+    """The same layer, not stateful."""
+    twin = recurrent(kind, 3, 4)
+    twin.load_state_dict(layer.state_dict())
+    return twin
+
+
+@any_recurrent
+def test_every_epoch_begins_anew_and_validation_changes_nothing(kind, rng):
+    x, y = normal(rng, (2, 9, 3)), normal(rng, (2, 9, 4))
+    batches = [(x[:, t : t + 3], y[:, t : t + 3]) for t in range(0, 9, 3)]
+    losses = []
+    for validation in (None, (x[:1], y[:1]), [(np.concatenate([x, x]), np.concatenate([y, y]))]):
+        dn.manual_seed(0)
+        layer = recurrent(kind, 3, 4, stateful=True)
+        rate = optim.SGD(lr=1e-30)
+        history = layer.fit(batches, loss="mse", optimizer=rate, epochs=3, validation_data=validation, progress=False)
+        losses.append(history["loss"])
+        if validation:
+            assert history["val_loss"][0] == history["val_loss"][2]
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[0][0] == losses[0][1]
+    assert losses[0][0] == pytest.approx(float(((recurrent_twin(layer, kind)(x) - y) ** 2).mean()), rel=1e-5)
+
+
+@any_recurrent
+def test_a_layer_at_two_places_carries_no_state(kind, rng):
+    layer, x = recurrent(kind, 3, 3), normal(rng, (2, 4, 3))
+    net = nn.Sequential(layer, nn.Sequential(nn.Tanh(), layer))
+    assert net(x).shape == (2, 4, 3)
+    with pytest.raises(
+        ValueError, match=r"\] expected a layer that carries .* one place .* got 2.* make a layer for each"
+    ):
+        net.step(x[:, 0])
+    layer = recurrent(kind, 3, 3, stateful=True)
+    net = nn.Sequential(layer, layer)
+    trainer = dn.Trainer(net, nn.MSELoss(), optim.SGD(lr=0.1))
+    for call in (net, net.predict, lambda x: trainer.step(x, x)):
+        with pytest.raises(ValueError, match=r"one place .* got 2"):
+            call(x)
+    assert layer(x).shape == (2, 4, 3)
 
 
 @every_kind

@@ -155,7 +155,8 @@ class Recurrent : public RecurrentLayer {
   struct Steps;
   struct Gradients;
   std::vector<Shape> cell_inputs(const Shape& input) const;
-  Tensor carried(Index batch) const;
+  void join_state(const Tensor* parts, Tensor& state) const;
+  void split_state(const Tensor& state, std::vector<Tensor>& parts) const;
   void load_state(const ForwardCall& call, Tensor& state) const;
   void forward_step(const Steps& steps, Index i, const ForwardCall& call) const;
   bool is_cut(Index t, Index steps) const;
@@ -164,7 +165,6 @@ class Recurrent : public RecurrentLayer {
 
   const std::vector<Index> parts_;  // the cell's state_sizes
   const Index width_;               // their sum
-  mutable CarriedState carried_;    // of step() and stateful runs: (N, S)
 };
 
 }  // namespace deepnet

@@ -94,6 +94,7 @@ struct Contract {
   /// `follows`: where the input is so already.
   enum class Lanes : std::uint8_t { no, follows, prefers };
   Lanes lanes = Lanes::no;
+  bool stateful = false;       ///< a run goes on from the state that the one before left in the layer
   bool inspectable = false;    ///< the cache holds what a user may look at after a run (see Trace)
   Activation activation = {};  ///< set by element-wise layers that the layer before may apply for them
 };

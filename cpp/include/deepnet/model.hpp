@@ -72,7 +72,7 @@ class Model {
 
   /// The output for a batch, in evaluation mode; keeps nothing for a backward.
   Tensor forward(const Tensor& x, const Tensor& mask = Tensor()) const;
-  /// forward() over x in batches of batch_size rows; x may have 0 rows.
+  /// forward() over x in batches of batch_size rows, but all at once where a layer is stateful; x may have 0 rows.
   Tensor predict(const Tensor& x, Index batch_size = 256, const Tensor& mask = Tensor()) const;
 
   /// One step of a sequence, in evaluation mode: x_t (N, ...) goes through recurrent layers as one step, their state

@@ -15,8 +15,8 @@ struct RecurrentWeights;
 struct RecurrentGradients;
 struct InputDropout;
 
-/// What a recurrent layer carries on from call to call: the arrays of its state, or none. Any thread may ask; arrays
-/// that were set are not written again.
+/// What a recurrent layer carries on from call to call: the arrays of its state, or none, and whether they are newer
+/// than the state that its last run left to look at. Any thread may ask; arrays that were set are not written again.
 class CarriedState {
  public:
   CarriedState() = default;
@@ -28,12 +28,23 @@ class CarriedState {
   }
   void set(std::vector<Tensor> arrays) {
     std::lock_guard<std::mutex> lock(mutex_);
+    newest_ = !arrays.empty();
     arrays_.swap(arrays);  // the old ones go after the lock: their owner may wait for one of its own
+  }
+  bool newest() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return newest_;
+  }
+  /// Says that a run has left a newer state.
+  void supersede() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    newest_ = false;
   }
 
  private:
   mutable std::mutex mutex_;
   std::vector<Tensor> arrays_;
+  bool newest_ = false;
 };
 
 /// What every recurrent layer can be asked beyond Layer: its state, at the end of a run and from step to step.
@@ -54,8 +65,20 @@ class RecurrentLayer : public Layer {
 
   /// One step of streaming inference: x_t (N, F) -> (N, S). The state stays in the layer until the next step.
   virtual Tensor step(const Tensor& x_t) = 0;
-  /// Forgets the state that step() and stateful runs carry on.
-  void reset_state() override = 0;
+  /// The state that step() and stateful runs carry on, as final_state's arrays; none: zeros.
+  std::vector<Tensor> carried_state() const { return carried_.get(); }
+  /// Sets it; the arrays are kept, not copied.
+  void carry_state(std::vector<Tensor> state) { carried_.set(std::move(state)); }
+  /// Whether it is newer than the last run's final_state.
+  bool carries_newest_state() const { return carried_.newest(); }
+  /// Forgets it.
+  void reset_state() override { carried_.set({}); }
+
+ protected:
+  /// carried_state(), for a batch of that size.
+  std::vector<Tensor> carried(Index batch) const;
+
+  mutable CarriedState carried_;
 };
 
 struct RecurrentOptions {
@@ -92,7 +115,6 @@ class RecurrentStack : public RecurrentLayer {
   /// Reads and writes the same carried state as stateful runs, so that a stateful layer may read a beginning at once
   /// and go on step by step. Evaluation mode.
   Tensor step(const Tensor& x_t) override;
-  void reset_state() override;
 
   const Index input_size, hidden_size;
   const RecurrentOptions options;
@@ -115,7 +137,6 @@ class RecurrentStack : public RecurrentLayer {
   const Weights& weights(Index layer, int direction) const;
   void check_mask(const ForwardCall& call) const;
   void check_step(const Tensor& x_t) const;
-  std::vector<Tensor> carried(Index batch) const;
   std::vector<Tensor> initial_state(const ForwardCall& call) const;
   void carry(const Run& run) const;
   InputDropout dropout_of(bool training, std::uint64_t key, Index layer) const;
@@ -125,7 +146,6 @@ class RecurrentStack : public RecurrentLayer {
   const CellKind cell_;
   const ActivationKind nonlinearity_;
   std::vector<Weights> weights_;  // of layer l, direction d at l D + d
-  mutable CarriedState carried_;  // of step() and stateful runs
 };
 
 /// h(t) = f(W_ih x(t) + b_ih + W_hh h(t-1) + b_hh), f = tanh, relu, sigmoid or softplus (Elman 1990).

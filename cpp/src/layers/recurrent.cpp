@@ -102,6 +102,7 @@ NamedParameters RecurrentStack::parameters() const {
 
 Contract RecurrentStack::contract() const {
   Contract c;
+  c.stateful = options.stateful;
   c.backward_needs_input = false;
   c.inspectable = true;
   return c;
@@ -167,21 +168,18 @@ RecurrentShape RecurrentStack::shape_of(const Shape& input, Index layer) const {
 
 // --- states --------------------------------------------------------------------------------------------------------
 
-// The arrays that the last call left for a batch of this size, or none.
-std::vector<Tensor> RecurrentStack::carried(Index batch) const {
+std::vector<Tensor> RecurrentLayer::carried(Index batch) const {
   std::vector<Tensor> state = carried_.get();
   if (state.empty() || state[0].shape()[1] == batch) return state;
   throw ShapeError("[" + kind() + "] expected a batch of " + std::to_string(state[0].shape()[1]) +
                    " sequences, whose state is carried on, got " + std::to_string(batch) +
-                   ": call reset_state() to begin anew");
+                   ": give batches of one size, or call reset_state() to begin anew");
 }
 
 std::vector<Tensor> RecurrentStack::initial_state(const ForwardCall& call) const {
   if (call.input_count > 1) return std::vector<Tensor>(call.inputs + 1, call.inputs + call.input_count);
   return options.stateful ? carried(call.inputs[0].shape()[0]) : std::vector<Tensor>();
 }
-
-void RecurrentStack::reset_state() { carried_.set({}); }
 
 void RecurrentStack::check_step(const Tensor& x_t) const {
   const Shape& shape = x_t.shape();

@@ -169,7 +169,12 @@ void RecurrentStack::forward(const ForwardCall& call) const {
     }
   }
   run.memory[layout.norms] = -1.0f;
-  if (options.stateful && !call.rehearsal) carry(run);
+  if (call.rehearsal) return;
+  if (options.stateful) {
+    carry(run);
+  } else if (layout.keep) {
+    carried_.supersede();
+  }
 }
 
 // dx: each direction's share, or null.

@@ -157,6 +157,7 @@ NamedParameters Recurrent::parameters() const {
 
 Contract Recurrent::contract() const {
   Contract c;
+  c.stateful = options.stateful;
   c.backward_needs_input = false;
   c.inspectable = true;
   return c;
@@ -187,37 +188,31 @@ Shape Recurrent::output_shape(const std::vector<Shape>& inputs) const {
 
 // --- states ------------------------------------------------------------------------------------------------------
 
-// (N, S), or undefined: zeros.
-Tensor Recurrent::carried(Index batch) const {
-  const std::vector<Tensor> state = carried_.get();
-  if (state.empty()) return {};
-  if (state[0].shape()[0] != batch) {
-    throw ShapeError("[Recurrent] expected a batch of " + std::to_string(state[0].shape()[0]) +
-                     " sequences, whose state is carried on, got " + std::to_string(batch) +
-                     ": call reset_state() to begin anew");
-  }
-  return state[0];
+// Between the state as users see it, parts of (1, N, S), and its parts side by side, (N, width_).
+void Recurrent::join_state(const Tensor* parts, Tensor& state) const {
+  Index column = 0;
+  for (std::size_t k = 0; k < parts_.size(); column += parts_[k++])
+    copy_columns(state.shape()[0], parts_[k], parts[k].data(), parts_[k], state.data() + column, width_);
+}
+
+void Recurrent::split_state(const Tensor& state, std::vector<Tensor>& parts) const {
+  Index column = 0;
+  for (std::size_t k = 0; k < parts_.size(); column += parts_[k++])
+    copy_columns(state.shape()[0], parts_[k], state.data() + column, width_, parts[k].data(), parts_[k]);
 }
 
 void Recurrent::reset_state() {
-  carried_.set({});
+  RecurrentLayer::reset_state();
   cell->reset_state();
 }
 
 void Recurrent::load_state(const ForwardCall& call, Tensor& state) const {
-  const Index batch = state.shape()[0];
-  if (call.input_count > 1) {
-    Index column = 0;
-    for (std::size_t k = 0; k < parts_.size(); column += parts_[k++]) {
-      copy_columns(batch, parts_[k], call.inputs[k + 1].data(), parts_[k], state.data() + column, width_);
-    }
-    return;
-  }
-  const Tensor before = options.stateful ? carried(batch) : Tensor();
-  if (before.defined()) {
-    settle(before, state.data());
-  } else {
+  if (call.input_count > 1) return join_state(call.inputs + 1, state);
+  const auto before = options.stateful ? carried(state.shape()[0]) : std::vector<Tensor>();
+  if (before.empty()) {
     state.fill(0.0f);
+  } else {
+    join_state(before.data(), state);
   }
 }
 
@@ -247,8 +242,9 @@ Tensor Recurrent::step(const Tensor& x_t) {
   }
   FlushDenormals flush;
   const Index batch = shape[0];
-  Tensor inputs[2] = {x_t, carried(batch)}, next({batch, width_}), output = next, y({batch, parts_[0]});
-  if (!inputs[1].defined()) inputs[1] = Tensor::zeros({batch, width_});
+  const std::vector<Tensor> before = carried(batch);
+  Tensor inputs[2] = {x_t, Tensor::zeros({batch, width_})}, next({batch, width_}), output = next;
+  if (!before.empty()) join_state(before.data(), inputs[1]);
   const Memory memory = cell->memory({shape, inputs[1].shape()}, false);
   Tensor workspace({static_cast<Index>(memory.forward_workspace / sizeof(float)) + 1});
   ForwardCall call;
@@ -258,8 +254,11 @@ Tensor Recurrent::step(const Tensor& x_t) {
   call.workspace = workspace.raw();
   cell->forward(call);
   settle(output, next.data());
-  copy_columns(batch, parts_[0], next.data(), width_, y.data(), parts_[0]);
-  carried_.set({next});
+  std::vector<Tensor> after;
+  for (Index size : parts_) after.emplace_back(Shape{1, batch, size});
+  split_state(next, after);
+  const Tensor y = Tensor::borrow(after[0].data(), {batch, parts_[0]}).clone();
+  carried_.set(std::move(after));
   return y;
 }
 
@@ -277,16 +276,19 @@ void Recurrent::forward(const ForwardCall& call) const {
   for (Index i = 0; i < layout.steps; ++i) forward_step(steps, i, call);
 
   const Tensor last = steps.state(layout.steps);
-  Index column = 0;
-  for (Tensor& part : final_state(memory, shape)) {
-    copy_columns(layout.batch, part.shape()[2], last.data() + column, width_, part.data(), part.shape()[2]);
-    column += part.shape()[2];
-  }
+  std::vector<Tensor> parts = final_state(memory, shape);
+  split_state(last, parts);
   if (!options.return_sequences) {
     copy_columns(layout.batch, parts_[0], last.data(), width_, call.output->data(), parts_[0]);
   }
   *steps.at(layout.norms) = -1.0f;  // no backward yet
-  if (options.stateful && !call.rehearsal) carried_.set({last.clone()});
+  if (call.rehearsal) return;
+  if (options.stateful) {
+    for (Tensor& part : parts) part = part.clone();
+    carried_.set(std::move(parts));
+  } else if (layout.keep) {
+    carried_.supersede();
+  }
 }
 
 void Recurrent::forward_step(const Steps& steps, Index i, const ForwardCall& call) const {

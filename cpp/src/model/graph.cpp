@@ -1,4 +1,6 @@
-#include <deepnet/model.hpp>
+#include <algorithm>
+
+#include "plan.hpp"
 
 namespace deepnet {
 
@@ -18,6 +20,14 @@ Graph graph_of(const LayerPtr& layer, int inputs) {
   graph.outputs = {node.output};
   graph.nodes.push_back(std::move(node));
   return graph;
+}
+
+void check_only_place(const Graph& graph, const Node& node) {
+  const auto places = std::count_if(graph.nodes.begin(), graph.nodes.end(),
+                                    [&](const Node& other) { return other.layer == node.layer; });
+  if (places == 1) return;
+  throw ValueError("[" + node.layer->kind() + "] expected a layer that carries its state on to have one place in the " +
+                   "network, got " + std::to_string(places) + ", which would share the state: make a layer for each");
 }
 
 }  // namespace deepnet

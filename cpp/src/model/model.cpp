@@ -1,5 +1,6 @@
 #include <deepnet/model.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 
@@ -21,7 +22,10 @@ struct Model::Runs {
     Model others;
   };
 
-  explicit Runs(Graph g) : graph(std::move(g)) {}
+  explicit Runs(Graph g)
+      : graph(std::move(g)), stateful(std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) {
+          return node.layer->contract().stateful;
+        })) {}
 
   // Of a chain, as all networks are.
   void make_stages() {
@@ -32,6 +36,7 @@ struct Model::Runs {
     };
     for (const Node& node : graph.nodes) {
       if (auto recurrent = std::dynamic_pointer_cast<RecurrentLayer>(node.layer)) {
+        check_only_place(graph, node);
         finish();
         stages.push_back({std::move(recurrent), Model()});
       } else {
@@ -118,6 +123,7 @@ struct Model::Runs {
   };
 
   const Graph graph;
+  const bool stateful;        // any layer is: its rows go on with those of the run before
   std::vector<Stage> stages;  // for step(), made at its first call
   std::once_flag stages_made;
   std::mutex mutex;
@@ -166,6 +172,7 @@ Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) con
   if (mask.defined()) check_mask(layer_->kind(), x.shape(), mask);
   FlushDenormals flush;
   const Index rows = x.shape()[0];
+  if (runs_->stateful) batch_size = rows;
   if (batch_size < 1) batch_size = 1;
   Tensor y;
   Index done = 0;

@@ -14,6 +14,7 @@ class Planner {
  public:
   Planner(const Graph& graph, const PlanRequest& request, Plan& plan) : graph_(graph), request_(request), plan_(plan) {
     for (const Node& node : graph.nodes) contracts_.push_back(node.layer->contract());
+    check_states();
     infer_shapes();
     count_uses();
     make_steps();
@@ -55,6 +56,11 @@ class Planner {
     std::vector<Shape> shapes;
     for (int v : n.inputs) shapes.push_back(plan_.values[static_cast<std::size_t>(v)].shape);
     return shapes;
+  }
+
+  void check_states() const {
+    for (int i = 0; i < static_cast<int>(graph_.nodes.size()); ++i)
+      if (contract(i).stateful) check_only_place(graph_, node(i));
   }
 
   void infer_shapes() {

@@ -23,6 +23,9 @@ struct PlanRequest {
   }
 };
 
+/// ValueError where the node's layer, which carries a state on, has another place in the graph too.
+void check_only_place(const Graph& graph, const Node& node);
+
 /// Memory that one or more values share (a view, an in-place activation).
 struct PlanBuffer {
   enum class Place { arena, input, output, d_output, d_input, layer };
