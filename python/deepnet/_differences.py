@@ -63,6 +63,7 @@ class Probe:
     def output(self) -> Vector:
         if self._seed is not None:
             manual_seed(self._seed)
+        self._layer.reset_state()
         y = np.asarray(self._layer(*self._inputs))
         self._shape = y.shape
         return y.astype(np.float64).ravel()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from deepnet._batches import (
 )
 from deepnet._core import Layer, Loss, Optimizer, Trainer
 from deepnet._last_fit import HistoryAttribute, LastFit, keep_fit, last_fit
+from deepnet._states import layers_of, states_put_aside
 from deepnet._summary import summary
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def fit(
     history = History()
     shape = last_fit(self).input_shape if y is None else np.shape(x)
     keep_fit(self, LastFit(history, chosen_loss, shape))
-    modes = _modes(self)
+    modes = [(layer, layer.training) for layer in layers_of(self)]  # outermost first: in this order each is restored
     bar = _progress.Progress(progress, epochs, source.samples)
     try:
         try:
@@ -402,7 +402,7 @@ def _scores(
     where: str, net: Layer, source: Source, loss: Loss, batch_size: int = EVALUATION_BATCH, title: str = ""
 ) -> dict[str, float]:
     """Mean loss, and accuracy where targets are labels."""
-    with _state_put_aside(net):
+    with states_put_aside(net):
         return _scores_of_walk(where, net, source, loss, batch_size, title)
 
 
@@ -473,24 +473,3 @@ def _checked_metadata(metadata: Any) -> dict[str, str]:
         except UnicodeEncodeError as error:
             raise ValueError(f"[save] expected metadata that UTF-8 can hold, got {name!r} with {error}") from None
     return dict(metadata)
-
-
-@contextmanager
-def _state_put_aside(net: Layer) -> Iterator[None]:
-    """The states that recurrent layers carry on are zeros inside, and afterwards what they were before."""
-    layers = [layer for layer, _ in _modes(net) if isinstance(layer, _core.RecurrentLayer)]
-    before = [layer._carried_state for layer in layers]
-    net.reset_state()
-    try:
-        yield
-    finally:
-        for layer, state in zip(layers, before, strict=True):
-            layer._carried_state = state
-
-
-def _modes(layer: Layer) -> list[tuple[Layer, bool]]:
-    """The modes of a layer and all below it, outermost first: setting them in this order restores each."""
-    modes = [(layer, layer.training)]
-    for child in layer.children():
-        modes += _modes(child)
-    return modes

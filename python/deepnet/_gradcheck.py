@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepnet._arguments import at_least_one, checked_seed
-from deepnet._core import Layer
+from deepnet._core import Layer, RecurrentCell
 from deepnet._differences import Claim, Direction, Judge, Probe, Vector, Verdict, size_of
 from deepnet._search import Search
+from deepnet._states import states_put_aside
 
 _GROUPS = 16
 _JITTER = 2.0**-4  # of a tensor's size: kinks then lie outside most of the steps of the differences
@@ -104,16 +105,17 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
     """Compare backward's gradients with central differences of forward.
 
     A layer is checked in the mode it is in. In training mode a layer with dropout is seeded before every forward, so
-    that its mask stays; this starts the random numbers of :func:`deepnet.manual_seed` anew. Parameters and their
-    gradients are left as they were found, whatever happens.
+    that its mask stays; this starts the random numbers of :func:`deepnet.manual_seed` anew. Stateful layers begin every
+    forward anew. Parameters, their gradients and states that are carried on are left as they were found, whatever
+    happens.
 
     Parameters
     ----------
     layer
         A layer or network, native or written in Python.
     inputs
-        Arrays to call it with, an initial state among them; an LSTM's two states as one array (2, ...). Small batches
-        make fast checks.
+        Arrays to call it with, an initial state among them; an LSTM's two states as one array (2, ...). A cell without
+        one starts from zeros. Small batches make fast checks.
     max_entries
         Entries of a tensor to check one by one; of larger tensors a fixed random choice. The others are checked in
         groups: along the gradient, which shows errors that all the group shares, such as a wrong scale; and, in at most
@@ -140,6 +142,9 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
 
     Notes
     -----
+    A layer with ``truncate`` leaves part of the gradient out, on purpose: check it on sequences of that many steps at
+    most.
+
     What float32 can tell is limited. A group shows an error of 1 % in one of its entries if that is above the rounding
     noise of all outputs together. So large tensors, and entries whose gradient is far below the others', take more
     groups than there is time for; and where hidden units have kinks, few outputs are free of them when many entries
@@ -174,7 +179,9 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
     arrays = [_real_array(array, index) for index, array in enumerate(inputs)]
     label = f"[{getattr(layer, 'kind', type(layer).__name__)}]"
     parameters = layer.parameters()
-    with _restored(parameters.values()):
+    with states_put_aside(layer), _restored(parameters.values()):
+        if len(arrays) == 1 and _is_cell(layer):
+            arrays.append(np.zeros_like(layer(arrays[0]), np.float32))
         probe = Probe(layer, arrays, seed)
         if not probe.finite:
             raise ValueError("[gradcheck] expected finite outputs, got nan or inf")
@@ -357,6 +364,11 @@ def _gradients_for(
             raise GradientError(f"{label} {name}: expected a finite gradient, got nan or inf at {where}")
         claims[name] = data, gradient.ravel()
     return claims
+
+
+def _is_cell(layer: Layer) -> bool:
+    """Whether it takes a state as its second input and returns one."""
+    return isinstance(layer, RecurrentCell) or hasattr(layer, "state_size")
 
 
 def _jitter(arrays: list[NDArray[np.float32]], places: list[NDArray[np.float32]], seed: int) -> None:

@@ -87,6 +87,12 @@ def test_nonlinearities(nonlinearity, rng):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck_without_a_state(kind, rng):
+    report = dn.gradcheck(getattr(nn, kind)(3, 4), normal(rng, (2, 3)))
+    assert [tensor.name for tensor in report][:2] == ["input 0", "input 1"], "the state's gradient, at zeros, too"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradcheck(kind, rng):
     """A pair of states may come as one array."""
     states = states_of(kind, rng, (2, 4))

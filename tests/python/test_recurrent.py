@@ -325,6 +325,16 @@ def recurrent_twin(layer, kind):
 
 
 @any_recurrent
+def test_gradcheck_leaves_the_state(kind, rng):
+    layer, x = recurrent(kind, 3, 4, stateful=True), normal(rng, (2, 3, 3))
+    layer(x)
+    before = as_list(layer.state)
+    dn.gradcheck(nn.Sequential(layer), normal(rng, (3, 4, 3)), max_entries=20)
+    for got, want in zip(as_list(layer.state), before, strict=True):
+        assert_same_bits(got, want)
+
+
+@any_recurrent
 def test_every_epoch_begins_anew_and_validation_changes_nothing(kind, rng):
     x, y = normal(rng, (2, 9, 3)), normal(rng, (2, 9, 4))
     batches = [(x[:, t : t + 3], y[:, t : t + 3]) for t in range(0, 9, 3)]
