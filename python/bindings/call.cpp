@@ -81,7 +81,7 @@ py::object call(Layer& layer, const py::args& args, py::handle state, py::handle
   const RecurrentCell* cell = as_cell(layer);
   const std::vector<Tensor> inputs = inputs_of(layer, cell, args, state);
   const Tensor padding = inputs.empty() ? Tensor() : as_mask(layer.kind(), inputs[0].shape(), lengths, mask);
-  if (cell && padding.defined()) throw TypeError("[" + layer.kind() + "] expected no mask: a cell takes a single step");
+  if (cell && padding.defined()) throw TypeError("[" + layer.kind() + "] expected neither lengths nor mask: a cell takes a single step");
   Model& model = model_of(layer);
   Tensor y;
   Traces traces;

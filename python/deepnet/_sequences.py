@@ -64,7 +64,12 @@ class Alphabet:
         return f"Alphabet({self.characters!r})"
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """The codes of a text's characters, int64 of shape (T,); a ValueError names those that the alphabet lacks."""
+        """The codes of a text's characters, int64 of shape (T,); a ValueError names those that the alphabet lacks.
+
+        Anything but a str is a TypeError.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"[Alphabet.encode] expected a text as a str, got a {type(text).__name__}")
         try:
             return np.fromiter(map(self._codes.__getitem__, text), np.int64, len(text))
         except KeyError:
@@ -134,7 +139,7 @@ class Text:
     Raises
     ------
     TypeError
-        Codes that are no integers.
+        Codes that are no integers, or no Alphabet.
     ValueError
         Codes that are not of shape (T,), or that the alphabet lacks.
 
@@ -150,7 +155,7 @@ class Text:
     """
 
     def __init__(self, codes: ArrayLike, alphabet: Alphabet) -> None:
-        self.alphabet = alphabet
+        self.alphabet = _checked_alphabet("Text", alphabet)
         self.codes = alphabet._checked("codes", codes, 1)
 
     def __len__(self) -> int:
@@ -177,8 +182,10 @@ class Text:
 
         Raises
         ------
+        TypeError
+            `held_out` is no number.
         ValueError
-            `held_out` is not between 0 and 1, or leaves fewer than two characters on a side.
+            It is not between 0 and 1, or leaves fewer than two characters on a side.
 
         Examples
         --------
@@ -188,6 +195,8 @@ class Text:
         >>> len(train), len(test)
         (6, 2)
         """
+        if not isinstance(held_out, (int, float, np.number)):
+            raise TypeError(f"[Text.split] expected held_out to be a number, got {held_out!r}")
         if not 0.0 < held_out < 1.0:
             raise ValueError(f"[Text.split] expected held_out between 0 and 1, got {held_out}")
         end = len(self) - round(held_out * len(self))
@@ -327,6 +336,8 @@ def text(path: str | os.PathLike[str], alphabet: Alphabet | None = None) -> Text
 
     Raises
     ------
+    TypeError
+        `alphabet` is no Alphabet.
     ValueError
         The file is not in UTF-8, has fewer than two characters, or some that `alphabet` lacks.
     OSError
@@ -348,6 +359,8 @@ def text(path: str | os.PathLike[str], alphabet: Alphabet | None = None) -> Text
     >>> losses[-1] < losses[0]
     True
     """
+    if alphabet is not None:
+        _checked_alphabet("text", alphabet)
     try:
         characters = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -428,6 +441,12 @@ def series(array: ArrayLike, window: int, horizon: int = 1) -> tuple[NDArray[np.
     x = values[starts + np.arange(window)]
     y = values[starts + window + np.arange(horizon)]
     return x, y.reshape(len(y), -1)
+
+
+def _checked_alphabet(where: str, alphabet: Alphabet) -> Alphabet:
+    if not isinstance(alphabet, Alphabet):
+        raise TypeError(f"[{where}] expected alphabet to be an Alphabet, got a {type(alphabet).__name__}")
+    return alphabet
 
 
 def _long_enough(where: str, text: Text, least: int) -> None:

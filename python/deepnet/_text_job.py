@@ -68,7 +68,7 @@ def train(options: argparse.Namespace) -> None:
     if options.save is not None:
         print(f"saved to {options.save}")
     print("\nnext, try:")
-    for suggestion in _suggestions(options, text.alphabet, job.epochs):
+    for suggestion in _suggestions(options, _first_word(text), job.epochs):
         print(f"  {suggestion}")
 
 
@@ -94,13 +94,19 @@ def _report(net: nn.Layer, text: Text, what: str) -> None:
     print(f"\nbits per character: {bits_per_character(net, text):.3f} on {len(text):,} {what}")
 
 
-def _suggestions(options: argparse.Namespace, alphabet: Alphabet, epochs: int) -> list[str]:
+def _first_word(text: Text) -> str:
+    """A prompt in the text's own characters."""
+    words = text.alphabet.decode(text.codes[:1000]).split()
+    return words[0][:20] if words else ""
+
+
+def _suggestions(options: argparse.Namespace, prompt: str, epochs: int) -> list[str]:
     name = shlex.quote(options.data)
     if options.save is None:
         return [f"deepnet train {name} --save model.safetensors", f"deepnet train {name} --epochs {2 * epochs}"]
     saved = shlex.quote(str(options.save))
     return [
-        f'deepnet sample {saved} --prompt "The " --temperature 0.5',
+        f"deepnet sample {saved} --prompt {shlex.quote(prompt)} --temperature 0.5",
         f"deepnet sample {saved} --length 2000 --top-k 5 --seed 1",
         f"deepnet train {name} --epochs {2 * epochs} --save {saved}",
     ]
@@ -130,7 +136,16 @@ class Training:
         lr: float | None = None,
     ) -> None:
         self.net = build(model, text.alphabet)
+        if round(_HELD_OUT * len(text)) < 2:
+            raise CommandError(
+                f"expected a text of {math.ceil(1.5 / _HELD_OUT)} characters or more, of which a tenth is held out to "
+                f"test on, got {len(text)}"
+            )
         self.train, self.test = text.split(_HELD_OUT)
+        if batch_size is not None and batch_size >= len(self.train):
+            raise CommandError(
+                f"expected --batch-size below the {len(self.train):,} characters to train on, got {batch_size:,}"
+            )
         recipe = _models.TEXT_RECIPES[model]
         # Few rows for a short text, so that each is long enough to learn from.
         rows = batch_size or min(recipe.batch_size, max(1, len(self.train) // (4 * recipe.length)))
@@ -139,25 +154,15 @@ class Training:
         self.lr = lr or recipe.lr
 
     def run(self, progress: bool) -> None:
-        """Train by truncated backpropagation through time."""
+        """Train by truncated backpropagation through time; each walk through the text begins with an empty state."""
         self.net.fit(
             self.batches,
             loss=nn.CrossEntropyLoss(axis=-1),
             optimizer=optim.SGD(self.lr, momentum=MOMENTUM),
             epochs=self.epochs,
-            callbacks=[callbacks.cosine_decay(self.epochs), _FreshState(self.net)],
+            callbacks=callbacks.cosine_decay(self.epochs),
             progress=progress,
         )
-
-
-class _FreshState(callbacks.Callback):
-    """Each walk through the text begins with an empty state."""
-
-    def __init__(self, net: nn.Layer) -> None:
-        self._net = net
-
-    def on_epoch_begin(self, epoch: int) -> None:
-        self._net.reset_state()
 
 
 def alphabet_of(net: nn.Layer, path: Path) -> Alphabet:

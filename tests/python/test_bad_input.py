@@ -243,6 +243,9 @@ HUGE = {
     "maxpool: kernel": lambda: nn.MaxPool2d(2**62, 1, 2**61)(zeros(1, 1, 8, 8)),
     "avgpool: kernel area overflows": lambda: nn.AvgPool2d(2**32, 1, 2**31)(zeros(1, 1, 8, 8)),
     "input seen 2^60 times": lambda: nn.ReLU()(np.broadcast_to(np.float32(0), (2**30, 2**30))),
+    "lstm cell: gates overflow": lambda: nn.LSTMCell(1, 2**62),
+    "gru cell: gates overflow to below 0": lambda: nn.GRUCell(1, 2**62),
+    "lstm: layers": lambda: nn.LSTM(1, 1, 2**62),
     "threads": lambda: dn.set_num_threads(2**31),
 }
 

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -51,7 +52,9 @@ def test_train_reports(book, tmp_path, capsys):
     assert re.search(r"^for comparison: 4\.\d{3} by how frequent each character is$", out, re.MULTILINE)
     assert "it writes:" in out
     assert f"saved to {path}" in out
-    assert f'deepnet sample {path} --prompt "The "' in out
+    (suggested,) = re.findall(r"^  deepnet (sample .* --prompt .*)$", out, re.MULTILINE)
+    assert cli.main(shlex.split(suggested)) == 0, "a prompt of the text's own characters"
+    capsys.readouterr()
     assert err.startswith("epoch 1/2: loss ")
     assert dn.load(path).metadata == {"alphabet": "".join(sorted(set(LINE)))}
 
@@ -98,13 +101,18 @@ def test_same_seed_same_model(book, tmp_path):
 def test_bad_texts_and_options(tmp_path, book, capsys, monkeypatch):
     monkeypatch.setattr(nn.Layer, "fit", None)
     bad = tmp_path / "bad.txt"
-    for contents, message in ((b"", "two characters or more, got 0"), (b"ab\xff", "UTF-8"), (b"ab", "either side")):
+    for contents, message in (
+        (b"", "two characters or more, got 0"),
+        (b"ab\xff", "UTF-8"),
+        (b"ab", "15 characters or more, of which"),
+    ):
         bad.write_bytes(contents)
         assert message in refused(capsys, "train", bad)
     assert "or a text file, got" in refused(capsys, "train", tmp_path / "none.txt")
     assert "charlstm, chargru for a text, got 'lenet'" in refused(capsys, "train", book, "--model", "lenet")
     assert "got 'charlstm'" in refused(capsys, "train", "digits", "--model", "charlstm")
     assert "there is no folder" in refused(capsys, "train", book, "--save", tmp_path / "none" / "m")
+    assert "--batch-size below the 1,215 characters" in refused(capsys, "train", book, "--batch-size", "1215")
     assert "expected no --plot" in refused(capsys, "train", book, "--plot", tmp_path / "m.png")
 
 

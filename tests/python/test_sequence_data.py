@@ -94,6 +94,23 @@ def test_text_in_another_texts_alphabet(tmp_path, book):
         data.text(other, alphabet)
 
 
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda path: data.text(path, "abc"), r"\[text\] expected alphabet to be an Alphabet, got a str"),
+        (lambda path: data.Text([0, 1], "ab"), r"\[Text\] expected alphabet to be an Alphabet, got a str"),
+        (
+            lambda path: data.Alphabet("ab").encode(None),
+            r"\[Alphabet.encode\] expected a text as a str, got a NoneType",
+        ),
+        (lambda path: data.Alphabet("ab").encode(b"ab"), r"\[Alphabet.encode\] expected a text as a str, got a bytes"),
+    ],
+)
+def test_texts_and_alphabets_of_another_type(attempt, message, book):
+    with pytest.raises(TypeError, match=message):
+        attempt(book)
+
+
 BAD_FILES = {
     "empty": (b"", "two characters or more, got 0"),
     "one character": ("ü".encode(), "two characters or more, got 1"),
@@ -129,6 +146,8 @@ def test_split(book):
     for share in (0.0, 1.0, -0.5, np.nan):
         with pytest.raises(ValueError, match=r"\[Text.split\] expected held_out between 0 and 1"):
             text.split(share)
+    with pytest.raises(TypeError, match=r"\[Text.split\] expected held_out to be a number, got 'a'"):
+        text.split("a")
     with pytest.raises(ValueError, match="two characters or more on either side, got 9 and 1"):
         data.Text([0] * 10, data.Alphabet("a")).split()
 

@@ -18,12 +18,15 @@
 namespace deepnet {
 namespace {
 
-Index checked(const char* kind, Index input_size, Index hidden_size) {
+// The sums of all gates, as many as the weights have rows.
+Index checked_sums(const char* kind, Index gates, Index input_size, Index hidden_size) {
   if (input_size < 1 || hidden_size < 1) {
     throw ValueError("[" + std::string(kind) + "] expected input_size and hidden_size >= 1, got " +
                      std::to_string(input_size) + " and " + std::to_string(hidden_size));
   }
-  return input_size;
+  Shape({gates, hidden_size, input_size}).size();  // throws where the weights would be too many to count
+  Shape({gates, hidden_size, hidden_size}).size();
+  return gates * hidden_size;
 }
 
 ActivationKind activation_of(const std::string& nonlinearity) {
@@ -67,7 +70,7 @@ Shape RecurrentCell::output_shape(const std::vector<Shape>& inputs) const {
 // --- GatedCell ---------------------------------------------------------------------------------------------------
 
 GatedCell::GatedCell(const char* kind, Index gates, Index kept, Index input_size, Index hidden_size, bool bias)
-    : weight_ih(default_parameter({gates * hidden_size, checked(kind, input_size, hidden_size)}, hidden_size)),
+    : weight_ih(default_parameter({checked_sums(kind, gates, input_size, hidden_size), input_size}, hidden_size)),
       weight_hh(default_parameter({gates * hidden_size, hidden_size}, hidden_size)),
       bias_ih(bias ? default_parameter({gates * hidden_size}, hidden_size) : nullptr),
       bias_hh(bias ? default_parameter({gates * hidden_size}, hidden_size) : nullptr),

@@ -25,7 +25,7 @@ Index checked(const char* kind, Index input_size, Index hidden_size, const Recur
   if (o.truncate < 0)
     throw ValueError(name + "truncate >= 1, or 0 for whole sequences, got " + std::to_string(o.truncate));
   Shape({8, input_size, hidden_size}).size();  // throws where the weights would be too many to count
-  Shape({8, hidden_size, hidden_size}).size();
+  Shape({8, o.num_layers, hidden_size, hidden_size}).size();
   return input_size;
 }
 
@@ -45,7 +45,7 @@ RecurrentOptions options_of(const Config& config, const char* kind) {
   o.bias = config_bool(config, kind, "bias");
   o.dropout = config_double(config, kind, "dropout");
   o.stateful = config_bool(config, kind, "stateful");
-  o.truncate = config_int(config, kind, "truncate");
+  if (config.count("truncate") > 0) o.truncate = config_int(config, kind, "truncate");
   return o;
 }
 
@@ -74,15 +74,16 @@ RecurrentStack::RecurrentStack(CellKind cell, const char* kind, Index input_size
 }
 
 Config RecurrentStack::config() const {
-  return {{"input_size", input_size},
-          {"hidden_size", hidden_size},
-          {"num_layers", options.num_layers},
-          {"bidirectional", options.bidirectional},
-          {"return_sequences", options.return_sequences},
-          {"bias", options.bias},
-          {"dropout", options.dropout},
-          {"stateful", options.stateful},
-          {"truncate", options.truncate}};
+  Config config = {{"input_size", input_size},
+                   {"hidden_size", hidden_size},
+                   {"num_layers", options.num_layers},
+                   {"bidirectional", options.bidirectional},
+                   {"return_sequences", options.return_sequences},
+                   {"bias", options.bias},
+                   {"dropout", options.dropout},
+                   {"stateful", options.stateful}};
+  if (options.truncate > 0) config["truncate"] = options.truncate;
+  return config;
 }
 
 NamedParameters RecurrentStack::parameters() const {

@@ -136,7 +136,8 @@ struct Trainer::State {
       return what + "the target has values that are not finite";
     for (const auto& [name, parameter] : parameters) {
       if (!all_finite(parameter->data))
-        return what + "parameter " + name + " has values that are not finite; try a smaller lr";
+        return what + "parameter " + name +
+               " has values that are not finite, from a step before: try a smaller lr, and look for nan in its input";
     }
     std::vector<Tensor> values(static_cast<std::size_t>(graph.value_count));
     values[static_cast<std::size_t>(graph.inputs[0])] = x;
