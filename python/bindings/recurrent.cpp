@@ -11,17 +11,16 @@ namespace {
 py::object state_of(RecurrentLayer& layer) {
   const auto trace = trace_of(layer);
   std::vector<Tensor> states;
-  if (layer.carries_newest_state()) {
-    for (const Tensor& state : layer.carried_state()) states.push_back(state.clone());
-  } else if (!trace) {
+  const auto copy = [&](const std::vector<Tensor>& parts) {
+    for (const Tensor& part : parts) states.push_back(part.clone());
+  };
+  copy(layer.newest_carried_state());
+  if (states.empty() && !trace) {
     throw StateError("[" + layer.kind() + "] state came before forward: call the layer on a sequence, or step, first");
   }
-  if (states.empty())
-    without_gil([&] {
-      trace->read([&](void* cache) {
-        for (const Tensor& state : layer.final_state(cache, trace->input())) states.push_back(state.clone());
-      });
-    });
+  if (states.empty()) {
+    without_gil([&] { trace->read([&](void* cache) { copy(layer.final_state(cache, trace->input())); }); });
+  }
   if (states.size() == 1) return as_array(states[0]);
   py::tuple arrays(states.size());
   for (std::size_t i = 0; i < states.size(); ++i) arrays[i] = as_array(states[i]);

@@ -31,9 +31,10 @@ class CarriedState {
     newest_ = !arrays.empty();
     arrays_.swap(arrays);  // the old ones go after the lock: their owner may wait for one of its own
   }
-  bool newest() const {
+  /// The arrays if they are the newest state, or none.
+  std::vector<Tensor> newest() const {
     std::lock_guard<std::mutex> lock(mutex_);
-    return newest_;
+    return newest_ ? arrays_ : std::vector<Tensor>();
   }
   /// Says that a run has left a newer state.
   void supersede() {
@@ -69,8 +70,8 @@ class RecurrentLayer : public Layer {
   std::vector<Tensor> carried_state() const { return carried_.get(); }
   /// Sets it; the arrays are kept, not copied.
   void carry_state(std::vector<Tensor> state) { carried_.set(std::move(state)); }
-  /// Whether it is newer than the last run's final_state.
-  bool carries_newest_state() const { return carried_.newest(); }
+  /// The same where it is newer than the last run's final_state; else none.
+  std::vector<Tensor> newest_carried_state() const { return carried_.newest(); }
   /// Forgets it.
   void reset_state() override { carried_.set({}); }
 
