@@ -28,7 +28,7 @@ py::class_<L, Layer, py::smart_holder> bind_layer_class(py::module_& m, const ch
 /// f(), without the GIL: for whatever works long or locks a mutex of the core, whose holder may wait for the GIL.
 template <class F>
 auto without_gil(const F& f) {
-  py::gil_scoped_release release;
+  GilLeft release;
   return f();
 }
 

@@ -81,12 +81,13 @@ py::object call(Layer& layer, const py::args& args, py::handle state, py::handle
   const RecurrentCell* cell = as_cell(layer);
   const std::vector<Tensor> inputs = inputs_of(layer, cell, args, state);
   const Tensor padding = inputs.empty() ? Tensor() : as_mask(layer.kind(), inputs[0].shape(), lengths, mask);
-  if (cell && padding.defined()) throw TypeError("[" + layer.kind() + "] expected neither lengths nor mask: a cell takes a single step");
+  if (cell && padding.defined())
+    throw TypeError("[" + layer.kind() + "] expected neither lengths nor mask: a cell takes a single step");
   Model& model = model_of(layer);
   Tensor y;
   Traces traces;
   {
-    py::gil_scoped_release release;
+    GilLeft release;
     y = model.run(inputs, padding);
     traces = model.traces();
   }
@@ -102,7 +103,7 @@ py::object backward(Layer& layer, py::handle dy) {
   Model& model = model_of(layer);
   std::vector<Tensor> d_inputs;
   {
-    py::gil_scoped_release release;
+    GilLeft release;
     d_inputs = model.backward(d_output);
   }
   if (cell) return py::make_tuple(as_array(d_inputs[0]), state_as_arrays(*cell, d_inputs[1]));
@@ -120,7 +121,7 @@ py::array predict(Layer& layer, py::handle x, py::handle batch_size, py::handle 
   Model& model = model_of(layer);
   Tensor y;
   {
-    py::gil_scoped_release release;
+    GilLeft release;
     y = model.predict(input, rows, padding);
   }
   return as_array(y);

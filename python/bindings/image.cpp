@@ -41,7 +41,7 @@ Examples
         const Tensor a = as_float(array, "convolve"), k = as_float(kernel, "convolve");
         Tensor out;
         {
-          py::gil_scoped_release release;
+          GilLeft release;
           out = image::convolve(a, k, padding == "same" ? image::Padding::same : image::Padding::valid);
         }
         return as_array(out);
@@ -90,7 +90,7 @@ array([[2., 2., 2.]], dtype=float32)
         const Tensor a = as_float(array, "sobel");
         std::pair<Tensor, Tensor> out;
         {
-          py::gil_scoped_release release;
+          GilLeft release;
           out = image::sobel(a);
         }
         return py::make_tuple(as_array(out.first), as_array(out.second));

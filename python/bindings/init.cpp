@@ -4,7 +4,7 @@
 namespace deepnet::python {
 
 void bind_init(py::module_& m) {
-  const py::call_guard<py::gil_scoped_release> without_gil;
+  const py::call_guard<GilLeft> without_gil;
   m.def("init_kaiming_normal", &init::kaiming_normal, without_gil, py::arg("layer"),
         "See deepnet.nn.init.kaiming_normal.");
   m.def("init_kaiming_uniform", &init::kaiming_uniform, without_gil, py::arg("layer"),

@@ -254,7 +254,7 @@ py::array step(Sequential& net, py::handle x) {
   Model& model = model_of(net);
   Tensor y;
   {
-    py::gil_scoped_release release;
+    GilLeft release;
     y = model.step(input);
   }
   return as_array(y);

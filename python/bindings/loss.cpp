@@ -50,7 +50,7 @@ void bind_labelled(py::module_& m, const char* name, const char* doc) {
 double call(Loss& loss, py::handle y, py::handle target) {
   const Tensor output = as_float(y, loss.kind()), wanted = own_labels(as_target(target, loss));
   loss.check(output, wanted);
-  py::gil_scoped_release release;
+  GilLeft release;
   Tensor gradient(output.shape());
   const double e = loss.evaluate(output, wanted, &gradient);
   dynamic_cast<Gradient&>(loss).set(gradient);

@@ -1,5 +1,7 @@
 #include "numpy_view.hpp"
 
+#include <cmath>
+
 namespace deepnet::python {
 namespace {
 
@@ -16,7 +18,7 @@ Shape shape_of(const py::array& array, const std::string& what) {
 // The reference is dropped wherever the last Tensor dies, perhaps without the GIL.
 std::shared_ptr<void> keep_alive(const py::object& object) {
   return {object.inc_ref().ptr(), [](void* p) {
-            py::gil_scoped_acquire gil;
+            GilHeld gil;
             Py_DECREF(static_cast<PyObject*>(p));
           }};
 }
@@ -41,8 +43,28 @@ py::array to_array(py::handle object, const std::string& what) {
   }
 }
 
+[[noreturn]] void too_large(const std::string& what, const py::array& array) {
+  throw ValueError("[" + what + "] expected numbers that float32 can hold, up to 3.4e38, got larger ones of dtype " +
+                   std::string(py::str(array.dtype())));
+}
+
 // NumPy would warn of an overflow, without a word about where, and go on with infinities.
-py::array to_float32(const py::array& array, const std::string& what) {
+py::array narrowed(const py::array& array, const std::string& what) {
+  const py::array_t<double, converted_flags> from(array);
+  py::array_t<float> to(std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()));
+  const double* wide = from.data();
+  float* narrow = to.mutable_data();
+  bool fits = true;
+  for (py::ssize_t i = 0; i < from.size(); ++i) {
+    narrow[i] = static_cast<float>(wide[i]);
+    fits &= !std::isinf(narrow[i]) || std::isinf(wide[i]);
+  }
+  if (!fits) too_large(what, array);
+  return to;
+}
+
+// The same of types that only NumPy knows: a long double.
+py::array narrowed_by_numpy(const py::array& array, const std::string& what) {
   const py::object guard = py::module_::import("numpy").attr("errstate")(py::arg("over") = "raise");
   guard.attr("__enter__")();
   try {
@@ -52,8 +74,7 @@ py::array to_float32(const py::array& array, const std::string& what) {
   } catch (const py::error_already_set& error) {
     guard.attr("__exit__")(py::none(), py::none(), py::none());
     if (!error.matches(PyExc_FloatingPointError)) throw;
-    throw ValueError("[" + what + "] expected numbers that float32 can hold, up to 3.4e38, got larger ones of dtype " +
-                     std::string(py::str(array.dtype())));
+    too_large(what, array);
   }
 }
 
@@ -69,8 +90,11 @@ Tensor float_of(const py::array& array, const std::string& what) {
   const py::dtype type = array.dtype();
   if (borrowable(array, type, 'f', 4)) return borrow(array, DType::float32, what);
   if (std::string("biuf").find(type.kind()) == std::string::npos) wrong_dtype(what, "an array of real numbers", type);
-  const bool narrower = type.kind() == 'f' && type.itemsize() > 4;
-  return borrow(narrower ? to_float32(array, what) : py::array_t<float, converted_flags>(array), DType::float32, what);
+  const py::ssize_t size = type.kind() == 'f' ? type.itemsize() : 0;
+  return borrow(size == 8  ? narrowed(array, what)
+                : size > 8 ? narrowed_by_numpy(array, what)
+                           : py::array_t<float, converted_flags>(array),
+                DType::float32, what);
 }
 
 Tensor labels_of(const py::array& array, const std::string& what) {

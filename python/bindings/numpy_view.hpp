@@ -11,6 +11,8 @@
 
 #include <deepnet/deepnet.hpp>
 
+#include "gil.hpp"
+
 namespace deepnet::python {
 
 namespace py = pybind11;

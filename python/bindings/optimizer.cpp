@@ -83,7 +83,7 @@ True
           "step",
           [](Optimizer& optimizer, const Layer& layer) {
             const NamedParameters parameters = unique_parameters(layer);
-            py::gil_scoped_release release;
+            GilLeft release;
             optimizer.step(parameters);
           },
           py::arg("net"), R"doc(

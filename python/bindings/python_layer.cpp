@@ -169,7 +169,7 @@ class PythonLayer::ModeScope {
   std::unique_lock<std::mutex> wait() {
     std::unique_lock<std::mutex> lock(layer_.modes_mutex_, std::try_to_lock);
     if (!lock) {
-      py::gil_scoped_release release;
+      GilLeft release;
       lock.lock();
     }
     return lock;
@@ -179,7 +179,7 @@ class PythonLayer::ModeScope {
 };
 
 std::string PythonLayer::kind() const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   return py::str(py::type::of(self_of(this)).attr("__name__"));
 }
 
@@ -190,12 +190,12 @@ Contract PythonLayer::contract() const {
 }
 
 bool PythonLayer::has_state_size() const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   return py::hasattr(self_of(this), "state_size");
 }
 
 std::vector<Index> PythonLayer::state_sizes() const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   const py::object self = self_of(this);
   const char* name = py::hasattr(self, "state_size") ? "state_size" : "hidden_size";
   const py::object size = py::getattr(self, name, py::none());
@@ -215,7 +215,7 @@ std::vector<Index> PythonLayer::tuple_sizes(int input_count) const {
 }
 
 Shape PythonLayer::output_shape(const std::vector<Shape>& inputs) const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   if (inputs.size() == 2 && has_state_size()) return RecurrentCell::output_shape(inputs);
   std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [in, out] : known_shapes_)
@@ -230,7 +230,7 @@ Tensor PythonLayer::call_forward(const Tensor* inputs, int count) const {
   for (int i = 0; i < count; ++i) {
     arguments[static_cast<std::size_t>(i)] = i == 1 ? lend(inputs[i], sizes) : lend(inputs[i]);
   }
-  const py::object result = method_of(self_of(this), name, "forward")(*arguments);
+  const py::object result = call_python(method_of(self_of(this), name, "forward"), arguments);
   if (!sizes.empty()) return join_state(result, sizes, name, "forward's state");
   Tensor output = as_float(result, name);
   // What lies in the plan's memory may be overwritten before the last reader is done.
@@ -240,7 +240,7 @@ Tensor PythonLayer::call_forward(const Tensor* inputs, int count) const {
 }
 
 Tensor PythonLayer::discover_output(const std::vector<Tensor>& inputs, bool training) {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   const ModeScope mode(*this, training);
   Tensor output = call_forward(inputs.data(), static_cast<int>(inputs.size()));
   std::vector<Shape> shapes;
@@ -275,7 +275,7 @@ Tensor PythonLayer::take_discovered(const Tensor* inputs, int count) const {
 }
 
 void PythonLayer::forward(const ForwardCall& call) const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   const ModeScope mode(*this, call.training);
   Tensor output = take_discovered(call.inputs, call.input_count);
   if (!output.defined()) output = call_forward(call.inputs, call.input_count);
@@ -284,11 +284,12 @@ void PythonLayer::forward(const ForwardCall& call) const {
 }
 
 void PythonLayer::backward(const BackwardCall& call) {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   if (!call.accumulate) zero_grad();
   const std::string name = kind();
   const std::vector<Index> sizes = tuple_sizes(call.input_count);
-  const py::object result = method_of(self_of(this), name, "backward")(lend(*call.d_output, sizes));
+  const py::tuple arguments = py::make_tuple(lend(*call.d_output, sizes));
+  const py::object result = call_python(method_of(self_of(this), name, "backward"), arguments);
   const auto count = static_cast<std::size_t>(call.input_count);
   const bool several = count > 1;
   if (several && (!py::isinstance<py::tuple>(result) || py::len(result) != count)) {
@@ -309,7 +310,7 @@ void PythonLayer::backward(const BackwardCall& call) {
 }
 
 NamedParameters PythonLayer::parameters() const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   NamedParameters list;
   visit_attributes(this, [&](const std::string& name, py::handle value) {
     if (is_a<Parameter>(value)) list.emplace_back(name, py::cast<ParameterPtr>(value));
@@ -321,14 +322,14 @@ NamedParameters PythonLayer::parameters() const {
 }
 
 std::vector<LayerPtr> PythonLayer::children() const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   std::vector<LayerPtr> list;
   for (const auto& named : named_children()) list.push_back(named.second);
   return list;
 }
 
 std::vector<std::pair<std::string, LayerPtr>> PythonLayer::named_children() const {
-  py::gil_scoped_acquire gil;
+  GilHeld gil;
   std::vector<std::pair<std::string, LayerPtr>> list;
   visit_attributes(this, [&](const std::string& name, py::handle value) {
     std::set<const Layer*> seen;

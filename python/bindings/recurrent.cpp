@@ -380,7 +380,7 @@ array([[0.125, 0.25 , 0.5  , 1.   ]], dtype=float32)
             const Tensor input = as_float(x, layer.kind() + ".step");
             Tensor y;
             {
-              py::gil_scoped_release release;
+              GilLeft release;
               y = layer.step(input);
             }
             return as_array(y);

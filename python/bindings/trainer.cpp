@@ -10,7 +10,7 @@ float step(Trainer& trainer, py::handle x, py::handle target, py::handle lengths
   float e = 0.0f;
   Traces traces;
   {
-    py::gil_scoped_release release;
+    GilLeft release;
     e = trainer.step(input, wanted, padding);
     traces = trainer.traces();
   }
@@ -26,7 +26,7 @@ float step_rows(Trainer& trainer, py::handle x, py::handle target, py::handle or
   float e = 0.0f;
   Traces traces;
   {
-    py::gil_scoped_release release;
+    GilLeft release;
     e = trainer.step_rows(input, wanted, rows, begin, end, padding);
     traces = trainer.traces();
   }

@@ -278,6 +278,36 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     run_python(code, timeout=30)
 
 
+@pytest.mark.parametrize("work", ["net.fit(x, labels, epochs=10**6, progress=False)", "net.predict(x)", "net(x)"])
+def test_the_process_may_end_while_another_thread_works(work):
+    """Python ends such a thread as it asks for the GIL; the exit status stays the program's own."""
+    code = f"""
+import threading, time
+import numpy as np
+from deepnet import nn
+
+class Same(nn.Layer):
+    def forward(self, x):
+        return x * 1.0
+
+    def backward(self, dy):
+        return dy * 1.0
+
+net = nn.Sequential(nn.Linear(20, 64), Same(), nn.Linear(64, 3))
+x, labels = np.ones((500, 20)), np.zeros(500, int)
+
+def work():
+    while True:
+        {work}
+
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+raise SystemExit(3)
+"""
+    result = attempt_python(code)
+    assert (result.returncode, result.stderr) == (3, "")
+
+
 def test_interrupt_leaves_a_usable_network():
     code = (
         NET
