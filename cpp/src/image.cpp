@@ -61,7 +61,7 @@ Tensor convolve(const Tensor& array, const Tensor& kernel, Padding padding) {
   const Shape& shape = planes_of("convolve", array);
   check_float("convolve", kernel);
   if (kernel.shape().rank() != 2 || kernel.size() == 0) {
-    throw ShapeError("[convolve] expected a kernel of shape (R, S), got " + kernel.shape().str());
+    throw ShapeError("[convolve] expected a kernel of shape (R, S), R and S >= 1, got " + kernel.shape().str());
   }
   const Index H = shape[-2], W = shape[-1], R = kernel.shape()[0], S = kernel.shape()[1];
   const bool same = padding == Padding::same;

@@ -50,11 +50,11 @@ void Parameter::Factors::multiply(Index row, Index rows, Index column, Index col
 }
 
 void Layer::forward(const ForwardCall&) const {
-  throw StateError("[" + kind() + "] has no forward of its own: run it through a Model");
+  throw StateError("[" + kind() + "] has no forward of its own: a leaf overrides it, a composite is run by a Model");
 }
 
 void Layer::backward(const BackwardCall&) {
-  throw StateError("[" + kind() + "] has no backward of its own: run it through a Model");
+  throw StateError("[" + kind() + "] has no backward of its own: a leaf overrides it, a composite is run by a Model");
 }
 
 Tensor Layer::discover_output(const std::vector<Tensor>&, bool) {

@@ -241,6 +241,7 @@ Tensor Tensor::rows(Index begin, Index end) const {
 }
 
 Tensor Tensor::clone() const {
+  if (data_ == nullptr) return *this;
   Tensor t(shape_, dtype_);
   std::memcpy(t.data_, data_, bytes());
   return t;

@@ -36,6 +36,10 @@ py::object method_of(const py::object& self, const std::string& kind, const char
   return py::getattr(self, name);
 }
 
+void check_returned(const std::string& kind, const char* method, const py::object& result) {
+  if (result.is_none()) throw TypeError("[" + kind + "] expected " + method + " to return an array, got None");
+}
+
 void expect_shape(const std::string& kind, const char* method, const Shape& expected, const Shape& got) {
   if (expected != got) {
     throw ShapeError("[" + kind + "] expected " + method + " to return an array of shape " + expected.str() + ", got " +
@@ -231,6 +235,7 @@ Tensor PythonLayer::call_forward(const Tensor* inputs, int count) const {
     arguments[static_cast<std::size_t>(i)] = i == 1 ? lend(inputs[i], sizes) : lend(inputs[i]);
   }
   const py::object result = call_python(method_of(self_of(this), name, "forward"), arguments);
+  check_returned(name, "forward", result);
   if (!sizes.empty()) return join_state(result, sizes, name, "forward's state");
   Tensor output = as_float(result, name);
   // What lies in the plan's memory may be overwritten before the last reader is done.
@@ -298,6 +303,7 @@ void PythonLayer::backward(const BackwardCall& call) {
   }
   for (std::size_t i = 0; i < count; ++i) {
     const py::object gradient = several ? py::object(result[py::int_(i)]) : result;
+    check_returned(name, "backward", gradient);
     const Tensor d_input =
         i == 1 && !sizes.empty() ? join_state(gradient, sizes, name, "backward's dE/dstate") : as_float(gradient, name);
     expect_shape(name, "backward", call.inputs[i].shape(), d_input.shape());

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -52,6 +53,9 @@ class ArraySource:
         self._batch_size = batch_size
         self._random = random
         self._order = np.arange(len(self._x), dtype=np.int64)
+        counts = _counting_rows(self._y, loss)
+        # A batch whose labels the loss ignores, all of them, is left out; where all batches are so, the loss says it.
+        self._counts = None if counts is None or not counts.any() else counts
 
     def steps(self, trainer: Trainer) -> Iterator[Step]:
         """Train on every batch of one epoch."""
@@ -60,19 +64,25 @@ class ArraySource:
         step, x, y, mask, order, rows = trainer._step_rows, self._x, self._y, self._mask, self._order, len(self._x)
         for begin in range(0, rows, self._batch_size):
             end = min(begin + self._batch_size, rows)
+            if self._counts is not None and not self._counts[order[begin:end]].any():
+                continue
             yield Step(step(x, y, order, begin, end, mask), end - begin)
 
     def batches(self) -> Iterator[Batch]:
         """All rows in order, as views."""
         for begin in range(0, len(self._x), self._batch_size):
             rows = slice(begin, begin + self._batch_size)
+            if self._counts is not None and not self._counts[rows].any():
+                continue
             yield Batch(self._x[rows], self._y[rows], None if self._mask is None else self._mask[rows])
 
 
 class BatchSource:
-    """Batches that the caller made, walked once an epoch."""
+    """Batches that the caller made, walked once an epoch; the first walk may have begun already."""
 
-    def __init__(self, where: str, batches: Any, loss: Loss, epochs: int = 1) -> None:
+    def __init__(
+        self, where: str, batches: Any, loss: Loss, epochs: int = 1, first_walk: Iterator[Any] | None = None
+    ) -> None:
         if isinstance(batches, np.ndarray) or not isinstance(batches, Iterable):
             raise TypeError(
                 f"[{where}] expected arrays x and y, or an iterable of batches (x, y), got only {_describe(batches)}"
@@ -85,6 +95,7 @@ class BatchSource:
         self.samples: int | None = None
         self._where = where
         self._source = batches
+        self._first_walk = first_walk
         self._loss = loss
 
     def steps(self, trainer: Trainer) -> Iterator[Step]:
@@ -93,15 +104,52 @@ class BatchSource:
             yield Step(trainer.step(x, y, mask=mask), len(y))
 
     def batches(self) -> Iterator[Batch]:
-        """The batches, checked."""
-        for number, batch in enumerate(self._source, start=1):
+        """The batches, checked; without those whose labels the loss ignores, all of them."""
+        ignored, counted = 0, False
+        walk: Iterable[Any] = self._source if self._first_walk is None else self._first_walk
+        self._first_walk = None
+        for number, batch in enumerate(walk, start=1):
             if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
                 raise TypeError(f"[{self._where}] expected batch {number} to be a pair (x, y), got {_describe(batch)}")
             x, y = _pair(self._where, f" of batch {number}", batch[0], batch[1], self._loss)
+            counts = _counting_rows(y, self._loss)
+            if counts is not None and counts.size and not counts.any():
+                ignored += 1
+                continue
+            counted = True
             yield Batch(x, y, sequence_mask(self._where, x.shape, *lengths_and_mask(batch[2:])))
+        if ignored and not counted:
+            raise ValueError(
+                f"[{self._where}] expected at least one label other than ignore_index "
+                f"{getattr(self._loss, 'ignore_index', '')}, got none in {ignored} batches"
+            )
 
 
 Source: TypeAlias = ArraySource | BatchSource
+
+
+def first_targets(batches: Any) -> tuple[Any, Iterator[Any] | None]:
+    """The targets of the first batch, None where there are none, and the walk that it came from, from there on."""
+    if not isinstance(batches, Iterable) or isinstance(batches, np.ndarray):
+        return None, None
+    walk = iter(batches)
+    first: Any = next(walk, None)
+    if first is None:
+        return None, iter(())
+    is_batch = isinstance(first, (tuple, list)) and len(first) in (2, 3)
+    return (first[1] if is_batch else None), chain([first], walk)
+
+
+def _counting_rows(y: NDArray[Any], loss: Loss) -> NDArray[np.bool_] | None:
+    """Which rows have a label that the loss does not ignore; None where all have."""
+    ignore_index = getattr(loss, "ignore_index", None)
+    if ignore_index is None or y.dtype != np.int64:
+        return None
+    ignored = y == ignore_index
+    if not ignored.any():
+        return None
+    counts: NDArray[np.bool_] = ~ignored.reshape(len(y), -1).all(axis=1)
+    return counts
 
 
 @contextmanager

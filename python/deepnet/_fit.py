@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from deepnet._batches import (
     BatchSource,
     Source,
     as_array,
+    first_targets,
     labels_explained,
     validation_source,
 )
@@ -121,7 +123,7 @@ def fit(
         numbers. Or, without `y`, an iterable of batches ``(x, y)`` that can be walked once an epoch, such as a list.
     loss
         A loss or its name: "cross_entropy", "nll", "mse", "bce_with_logits". By default cross entropy, but mean
-        squared error where `y` is an array of floats.
+        squared error where `y`, or that of the first batch, is an array of floats.
     optimizer
         An optimizer or its name: "sgd", which is the default and ``SGD(lr=0.01, momentum=0.9)``, or "adam", "adamw",
         "rmsprop" with their defaults.
@@ -159,7 +161,8 @@ def fit(
         walked only once, lengths outside [1, T], a mask of other numbers than 0 and 1, or lengths beside an iterable.
     FloatingPointError
         The loss is not finite; the message says where that began, of sequences also at which step. The weights are
-        those before that batch. Likewise of validation data, where it names the batch.
+        those before that batch. Likewise of validation data, where it names the batch; and where weights are not
+        finite at the end of an epoch.
 
     Notes
     -----
@@ -192,12 +195,13 @@ def fit(
     at_least_one("fit", epochs=epochs, batch_size=batch_size)
     random = np.random.default_rng(checked_seed("fit", seed)) if shuffle else None
     hooks = CallbackList(callbacks)
-    chosen_loss = _choose_loss("fit", loss, y)
+    targets, walk = (y, None) if y is not None or loss is not None else first_targets(x)
+    chosen_loss = _choose_loss("fit", loss, targets)
     trainer = Trainer(self, chosen_loss, _choose_optimizer(optimizer))
     source: Source
     if y is None:
         _no_padding("fit", lengths, mask)
-        source = BatchSource("fit", x, chosen_loss, epochs)
+        source = BatchSource("fit", x, chosen_loss, epochs, walk)
     else:
         source = ArraySource("fit", x, y, chosen_loss, batch_size, random, lengths, mask)
     validation = None if validation_data is None else validation_source(validation_data, chosen_loss, epochs)
@@ -272,11 +276,13 @@ def evaluate(
     0.5
     """
     at_least_one("evaluate", batch_size=batch_size)
-    chosen_loss = _choose_loss("evaluate", last_fit(self).loss if loss is None else loss, y)
+    loss_given = last_fit(self).loss if loss is None else loss
+    targets, walk = (y, None) if y is not None or loss_given is not None else first_targets(x)
+    chosen_loss = _choose_loss("evaluate", loss_given, targets)
     source: Source
     if y is None:
         _no_padding("evaluate", lengths, mask)
-        source = BatchSource("evaluate", x, chosen_loss)
+        source = BatchSource("evaluate", x, chosen_loss, first_walk=walk)
     else:
         source = ArraySource("evaluate", x, y, chosen_loss, batch_size, lengths=lengths, mask=mask)
     with labels_explained("evaluate", y, loss is None):
@@ -351,15 +357,38 @@ def _train(
         bar.begin(epoch)
         title = f"epoch {epoch + 1} of {epochs}"
         logs, samples, stop = _train_epoch(trainer, source, title, hooks, bar)
+        _check_weights(trainer.net, title)
         if validation is not None:
             trainer.net.eval()
-            scores = _scores("fit: validation_data", trainer.net, validation, trainer.loss, title=title)
+            with _validation_named(title):
+                scores = _scores("fit: validation_data", trainer.net, validation, trainer.loss, title=title)
             trainer.net.train()
             logs.update({f"val_{name}": value for name, value in scores.items()})
         bar.end(samples, logs)
         history.append(logs, time.perf_counter() - begin)
         if hooks.call("on_epoch_end", epoch, logs) or stop:
             return
+
+
+def _check_weights(net: Layer, title: str) -> None:
+    """The last step of an epoch may have spoilt them, and no loss has seen that yet."""
+    for name, parameter in net.parameters().items():
+        if not np.isfinite(parameter.data).all():
+            raise FloatingPointError(
+                f"[fit] expected finite weights, got nan or inf in {name} after {title}: try a smaller lr"
+            )
+
+
+@contextmanager
+def _validation_named(title: str) -> Iterator[None]:
+    """Errors of the library's own say that they come of validation data."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        own = type(error) in (TypeError, ValueError, _core.ShapeError) and str(error).startswith("[")
+        if own and "validation_data" not in str(error):
+            raise type(error)(f"{error} (in validation_data, after {title})") from error
+        raise
 
 
 def _train_epoch(
@@ -441,8 +470,15 @@ def _choose_loss(where: str, loss: Loss | str | None, y: ArrayLike | None) -> Lo
     if isinstance(loss, Loss):
         return loss
     if loss is None:
-        real = y is not None and as_array(where, "y", y).dtype.kind == "f"
-        return _core.MSELoss() if real else _core.CrossEntropyLoss()
+        targets = None if y is None else as_array(where, "y", y)
+        if targets is not None and targets.dtype.kind == "f":
+            return _core.MSELoss()
+        if targets is not None and targets.dtype.kind == "b" and targets.shape[1:2] == (1,):
+            raise ValueError(
+                f"[{where}] expected targets of two classes or more for cross entropy, which is the default loss, got "
+                f"bool of shape {targets.shape}: pass loss='bce_with_logits', or 'mse'"
+            )
+        return _core.CrossEntropyLoss()
     if isinstance(loss, str) and loss in _LOSSES:
         return _LOSSES[loss]()
     raise (ValueError if isinstance(loss, str) else TypeError)(

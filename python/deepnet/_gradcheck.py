@@ -145,6 +145,9 @@ def gradcheck(layer: Layer, *inputs: ArrayLike, max_entries: int = 200, rtol: fl
     A layer with ``truncate`` leaves part of the gradient out, on purpose: check it on sequences of that many steps at
     most.
 
+    Where a softmax is saturated, its largest probability rounding to 1, backward makes gradients of 1e-9 as differences
+    of numbers near 1, and they are found wrong: check it at smaller inputs.
+
     What float32 can tell is limited. A group shows an error of 1 % in one of its entries if that is above the rounding
     noise of all outputs together. So large tensors, and entries whose gradient is far below the others', take more
     groups than there is time for; and where hidden units have kinks, few outputs are free of them when many entries

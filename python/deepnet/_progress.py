@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,13 +28,26 @@ class Progress:
     def __init__(self, enabled: bool, epochs: int, samples: int | None) -> None:
         self._stream = sys.stderr if enabled else None
         # Notebooks show carriage returns well although their stderr is no terminal.
-        self._live = self._stream is not None and (self._stream.isatty() or "ipykernel" in sys.modules)
+        on_terminal = getattr(self._stream, "isatty", bool)()  # streams of hosts may have nothing but write
+        self._live = self._stream is not None and (on_terminal or "ipykernel" in sys.modules)
         self._epochs = epochs
         self._samples = samples
         self._bar: tqdm | None = None
         self._begin = 0.0
 
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """A line that cannot be written, on a full disk for one, is the last: training goes on."""
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: a closed stream
+            self._stream, self._live, self._bar = None, False, None
+
     def begin(self, epoch: int) -> None:
+        with self._drawing():
+            self._begin_epoch(epoch)
+
+    def _begin_epoch(self, epoch: int) -> None:
         self._title = f"epoch {epoch + 1}/{self._epochs}"
         self._begin = time.perf_counter()
         if self._live:
@@ -57,9 +71,10 @@ class Progress:
 
     def update(self, samples: int, logs: Mapping[str, float]) -> None:
         """Tell how far this epoch has come."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(format_logs(logs), refresh=False)
-            self._bar.update(samples - self._bar.n)
+        with self._drawing():
+            if self._bar is not None:
+                self._bar.set_postfix_str(format_logs(logs), refresh=False)
+                self._bar.update(samples - self._bar.n)
 
     def end(self, samples: int, logs: Mapping[str, float]) -> None:
         """Finish the epoch's bar or line with its final figures."""
@@ -70,11 +85,14 @@ class Progress:
             self.update(samples, logs)
         elif self._stream is not None:
             rate = samples / max(time.perf_counter() - self._begin, 1e-9)
-            print(f"{self._title}: {format_logs(logs)}, {rate:.0f} samples/s", file=self._stream, flush=True)
+            with self._drawing():
+                print(f"{self._title}: {format_logs(logs)}, {rate:.0f} samples/s", file=self._stream)
+                getattr(self._stream, "flush", bool)()
         self.close()
 
     def close(self) -> None:
         """Leave the terminal in order; called on every way out."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        with self._drawing():
+            if self._bar is not None:
+                self._bar.close()
+        self._bar = None

@@ -66,6 +66,8 @@ def neighborhood(array: ArrayLike, fn: Callable[[NDArray[Any]], ArrayLike], size
     if values.ndim < 2:
         raise ShapeError(f"[neighborhood] expected an array of shape (..., H, W), got {values.shape}")
     at_least_one("neighborhood", size=size)
+    if not callable(fn):
+        raise TypeError(f"[neighborhood] expected fn to be a function of an array, got {fn!r}")
     if size % 2 == 0:
         raise ValueError(f"[neighborhood] expected an odd size >= 1, got {size}")
     if 0 in values.shape[-2:]:

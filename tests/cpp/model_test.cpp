@@ -132,6 +132,8 @@ TEST(a_loss_that_is_not_finite_leaves_the_weights) {
   CHECK(same_weights(net, before));
 }
 
+TEST(a_tensor_without_memory_has_a_clone_without) { CHECK(!Tensor().clone().defined()); }
+
 TEST(labels_are_checked) {
   Trainer trainer(small_network(), CrossEntropyLoss{}, SGD{0.1});
   Corners data(4);

@@ -256,6 +256,15 @@ TEST(trainers_take_every_optimizer) {
   CHECK(lowers_the_loss(Trainer(net, CrossEntropyLoss{}, RMSprop{1e-3, 0.9})));
 }
 
+TEST(trainers_share_losses_and_optimizers) {
+  const auto loss = std::make_shared<MSELoss>();
+  const auto sgd = std::make_shared<SGD>(0.1);
+  const Trainer of_classes(Model(Linear(2, 1)), loss, sgd);
+  const Trainer of_bases(Model(Linear(2, 1)), std::shared_ptr<Loss>(loss), sgd);
+  CHECK(of_classes.optimizer() == of_bases.optimizer());
+  CHECK(of_classes.loss() == loss);
+}
+
 TEST(adam_and_rmsprop_arguments) {
   CHECK_THROWS(ValueError, Adam(-0.1));
   CHECK_THROWS(ValueError, Adam(0.1, {1.0, 0.999}));

@@ -175,6 +175,19 @@ def test_optimizer_state_that_is_not_there(saved):
         dn.load_optimizer_state(net, optim.SGD(0.1), path)
 
 
+def test_an_optimizer_of_another_network_is_not_saved(tmp_path, rng):
+    """Its state would be missing in the file, and training would go on without it."""
+    trained, other, x = nn.Linear(2, 2), nn.Linear(2, 2), normal(rng, (4, 2))
+    for optimizer in (optim.Adam(), optim.SGD(lr=0.1)):
+        other.save(tmp_path / "m", optimizer=optimizer)  # a new one
+        dn.Trainer(trained, nn.MSELoss(), optimizer).step(x, x)
+        with pytest.raises(
+            ValueError, match=r"\[save\] expected the optimizer that trained this network, or a new one"
+        ):
+            other.save(tmp_path / "m", optimizer=optimizer)
+        trained.save(tmp_path / "m", optimizer=optimizer)
+
+
 def test_file_is_safetensors_that_others_read(saved):
     net, path = saved
     header, contents = split(path.read_bytes())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import deepnet as dn
-from checks import assert_same_bits, attempt_python, run_python, weights
+from checks import assert_same_bits, attempt_python, normal, run_python, weights
 from deepnet import callbacks, nn, optim
 
 
@@ -104,6 +104,87 @@ def test_iterables_of_batches(blobs):
     assert fit(mlp(), ((x, y) for _ in range(4))).epochs == 1
     with pytest.raises(ValueError, match=r"\[fit\] expected batches that can be walked 2 times.*got a generator"):
         fit(mlp(), ((x, y) for _ in range(4)), epochs=2)
+
+
+def test_float_targets_of_batches_are_numbers_not_labels(rng):
+    """As those of arrays are: cross entropy over one class would be 0 whatever the network does."""
+    x = normal(rng, (60, 4))
+    y = 3 * x[:, :1] + 1
+    of_arrays = fit(nn.Linear(4, 1), x, y, epochs=3, shuffle=False, batch_size=20)
+    batches = [(x[i : i + 20], y[i : i + 20]) for i in (0, 20, 40)]
+    for epochs, data in ((3, batches), (1, iter(batches))):
+        net = nn.Linear(4, 1)
+        history = fit(net, data, epochs=epochs)
+        assert 0.2 < history["loss"][0] / of_arrays["loss"][0] < 5
+        assert net.evaluate(iter(batches))["loss"] < history["loss"][0]
+    for call in (
+        lambda net: fit(net, x, y > 0),
+        lambda net: fit(net, [(x, y > 0)]),
+        lambda net: net.evaluate(x, y > 0),
+    ):
+        with pytest.raises(
+            ValueError, match=r"two classes or more .* bool of shape \(60, 1\): pass loss='bce_with_logits'"
+        ):
+            call(nn.Linear(4, 1))
+
+
+def test_batches_without_a_label_that_counts_are_left_out(rng):
+    x, y = normal(rng, (50, 5)), np.full(50, -100)
+    y[:5] = np.arange(5) % 3
+    net, twin = nn.Linear(5, 3), nn.Linear(5, 3)
+    twin.load_state_dict(net.state_dict())
+    history = fit(net, x, y, batch_size=5, epochs=2, shuffle=False)
+    wanted = fit(twin, x[:5], y[:5], batch_size=5, epochs=2, shuffle=False)
+    assert history == wanted
+    assert_same_bits(net.weight.data, twin.weight.data)
+    scores = net.evaluate(x, y, batch_size=5)
+    assert scores == pytest.approx(net.evaluate(x[:5], y[:5]))
+    assert net.evaluate([(x[5:], y[5:]), (x[:5], y[:5])]) == pytest.approx(scores)
+    for nothing in (lambda: fit(net, x[5:], y[5:]), lambda: net.evaluate([(x[5:], y[5:])])):
+        with pytest.raises(ValueError, match="expected at least one label other than ignore_index -100, got none"):
+            nothing()
+
+
+class Stream:
+    """What hosts put in the place of stderr."""
+
+    def __init__(self, fails_after):
+        self.lines, self.fails_after = [], fails_after
+
+    def write(self, text):
+        if len(self.lines) >= self.fails_after:
+            raise OSError(28, "No space left on device")
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("fails_after", [0, 3, 1000])
+def test_training_outlives_its_progress(fails_after, blobs, monkeypatch):
+    stream = Stream(fails_after)
+    monkeypatch.setattr("sys.stderr", stream)
+    assert mlp().fit(*blobs, epochs=4).epochs == 4
+    assert "".join(stream.lines).count("epoch") == min(fails_after // 2 + fails_after % 2, 4)
+
+
+def test_weights_spoilt_by_the_last_step_are_found(blobs):
+    epochs = []
+    options = {
+        "batch_size": 100,
+        "optimizer": optim.SGD(lr=3e38),
+        "callbacks": lambda epoch, logs: epochs.append(epoch),
+    }
+    with pytest.raises(FloatingPointError, match=r"expected finite weights, got nan or inf in .* after epoch 1 of 1"):
+        fit(mlp(), 1e3 * blobs[0], blobs[1], **options)
+    assert not epochs, "nobody is told of such weights as of good ones"
+
+
+def test_errors_of_validation_data_say_so(blobs):
+    x, y = blobs
+    for data, message in (
+        ((x, y + 7), r"\[CrossEntropyLoss\] expected labels"),
+        ((x[:, :3], y), r"\[Linear\] expected input"),
+    ):
+        with pytest.raises(ValueError, match=message + r".* \(in validation_data, after epoch 1 of 2\)$"):
+            fit(mlp(), x, y, epochs=2, validation_data=data)
 
 
 def test_every_kind_of_array_trains_alike(blobs):

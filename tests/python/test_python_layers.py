@@ -440,3 +440,18 @@ def test_python_layer_in_several_threads_keeps_its_mode(rng):
     assert set(block.modes) == {(False, False)}
     assert block.training
     assert block.lin.training
+
+
+@pytest.mark.parametrize("method", ["forward", "backward"])
+def test_a_forgotten_return_is_named(method, rng):
+    class Forgets(nn.Layer):
+        def forward(self, x):
+            return None if method == "forward" else x
+
+        def backward(self, dy):
+            return None
+
+    net = nn.Sequential(nn.Linear(3, 3), Forgets())
+    trainer = dn.Trainer(net, nn.MSELoss(), optim.SGD(lr=0.1))
+    with pytest.raises(TypeError, match=rf"\[Forgets\] expected {method} to return an array, got None"):
+        trainer.step(normal(rng, (2, 3)), normal(rng, (2, 3)))

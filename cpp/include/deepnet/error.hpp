@@ -47,7 +47,7 @@ class NonFiniteError : public Error {
 class FileError : public Error {
  public:
   /// `what` tells the file and the refusal in words.
-  FileError(const std::string& what, int error_number) : Error(what), error_number(error_number) {}
+  FileError(const std::string& what, int number) : Error(what), error_number(number) {}
   int error_number;  ///< errno
 };
 

@@ -35,6 +35,8 @@ class Optimizer {
   /// Copies of the buffers kept for a parameter (momentum, ...), by name, and the number of "step"s; empty where there
   /// are none.
   Buffers state(const Parameter& parameter) const;
+  /// Whether it has updated parameters that still are, but none of these.
+  bool belongs_elsewhere(const NamedParameters& parameters) const;
   /// Puts copies of saved ones back. ValueError for names, ShapeError for shapes that are not this optimizer's.
   void load_state(const ParameterPtr& parameter, const Buffers& buffers);
 

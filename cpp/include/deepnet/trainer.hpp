@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <type_traits>
 
 #include <deepnet/loss.hpp>
 #include <deepnet/model.hpp>
@@ -15,7 +16,7 @@ class Trainer {
   /// ValueError where one of them is null.
   Trainer(Model model, std::shared_ptr<Loss> loss, std::shared_ptr<Optimizer> optimizer);
   /// Trainer(net, CrossEntropyLoss{}, SGD{0.1, 0.9})
-  template <class L, class O>
+  template <class L, class O, std::enable_if_t<std::is_base_of_v<Loss, L> && std::is_base_of_v<Optimizer, O>, int> = 0>
   Trainer(Model model, L loss, O optimizer)
       : Trainer(std::move(model), std::shared_ptr<Loss>(std::make_shared<L>(std::move(loss))),
                 std::shared_ptr<Optimizer>(std::make_shared<O>(std::move(optimizer)))) {}

@@ -95,6 +95,10 @@ void save(const Model& model, const std::string& path, const Optimizer* optimize
           entry.first + "'");
     }
   }
+  if (optimizer != nullptr && optimizer->belongs_elsewhere(model.parameters())) {
+    throw ValueError("[save] expected the optimizer that trained this network, or a new one, got " + optimizer->kind() +
+                     " that has updated other parameters only");
+  }
   content.metadata = metadata;
   content.metadata["format"] = "deepnet";
   content.metadata["deepnet_version"] = format_version;

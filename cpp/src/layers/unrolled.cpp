@@ -143,9 +143,8 @@ LayerPtr Recurrent::from_parts(const Config& config, const std::vector<LayerPtr>
 }
 
 Config Recurrent::config() const {
-  Config config = {{"return_sequences", options.return_sequences},
-                   {"stateful", options.stateful},
-                   {"reverse", options.reverse}};
+  Config config = {
+      {"return_sequences", options.return_sequences}, {"stateful", options.stateful}, {"reverse", options.reverse}};
   if (options.truncate > 0) config["truncate"] = options.truncate;
   return config;
 }

@@ -90,6 +90,17 @@ Optimizer::Buffers Optimizer::state(const Parameter& parameter) const {
   return result;
 }
 
+bool Optimizer::belongs_elsewhere(const NamedParameters& parameters) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto has_slot = [&](const auto& named) {
+    const auto found = slots_.find(named.second.get());
+    return found != slots_.end() && same_owner(found->second.parameter, named.second);
+  };
+  const auto is_alive = [](const auto& slot) { return !slot.second.parameter.expired(); };
+  return !parameters.empty() && std::any_of(slots_.begin(), slots_.end(), is_alive) &&
+         std::none_of(parameters.begin(), parameters.end(), has_slot);
+}
+
 void Optimizer::load_state(const ParameterPtr& parameter, const Buffers& loaded) {
   std::vector<std::string> names = buffers();
   if (needs_step()) names.push_back(step_name);
