@@ -7,10 +7,12 @@
 
 #include <pybind11/pybind11.h>
 
-#include <cxxabi.h>
-
 #include <chrono>
 #include <thread>
+
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#endif
 
 namespace deepnet::python {
 

@@ -133,9 +133,10 @@ def first_targets(batches: Any) -> tuple[Any, Iterator[Any] | None]:
     if not isinstance(batches, Iterable) or isinstance(batches, np.ndarray):
         return None, None
     walk = iter(batches)
-    first: Any = next(walk, None)
-    if first is None:
-        return None, iter(())
+    try:
+        first: Any = next(walk)
+    except StopIteration:
+        return None, walk
     is_batch = isinstance(first, (tuple, list)) and len(first) in (2, 3)
     return (first[1] if is_batch else None), chain([first], walk)
 

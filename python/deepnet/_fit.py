@@ -143,7 +143,7 @@ def fit(
         Which steps of sequences (N, T, ...) count: N lengths in 1 to T, or an array (N, T) of 0 and 1. Recurrent
         layers carry their state through the others unchanged. Batches of an iterable have theirs behind y,
         ``(x, y, lengths)`` or ``(x, y, mask)``. Where targets have padding, too, give it the label that the loss
-        ignores, ``ignore_index``.
+        ignores, ``ignore_index``; a batch of nothing else is left out.
 
     Returns
     -------

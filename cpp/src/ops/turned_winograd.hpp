@@ -6,7 +6,7 @@
 
 namespace deepnet {
 
-/// Whether any of the three products can be made so.
+/// Whether forward and dE/dW can be made so; and whether dE/dx can.
 bool turned_winograd_applies(const ConvShape& shape);
 bool turned_winograd_backward_data_applies(const ConvShape& shape);
 
