@@ -161,8 +161,8 @@ def fit(
         walked only once, lengths outside [1, T], a mask of other numbers than 0 and 1, or lengths beside an iterable.
     FloatingPointError
         The loss is not finite; the message says where that began, of sequences also at which step. The weights are
-        those before that batch. Likewise of validation data, where it names the batch; and where weights are not
-        finite at the end of an epoch.
+        those before that batch. Likewise of validation data, where it names the batch; and where weights that were
+        finite are not so at the end of an epoch.
 
     Notes
     -----
@@ -349,6 +349,7 @@ def _train(
     """All epochs, or until a callback asks to stop."""
     if hooks.begin(trainer):
         return
+    not_finite = _not_finite(trainer.net)
     for epoch in range(epochs):
         begin = time.perf_counter()
         if hooks.call("on_epoch_begin", epoch):
@@ -357,7 +358,12 @@ def _train(
         bar.begin(epoch)
         title = f"epoch {epoch + 1} of {epochs}"
         logs, samples, stop = _train_epoch(trainer, source, title, hooks, bar)
-        _check_weights(trainer.net, title)
+        # The last step of an epoch may have spoilt weights, and no loss has seen that yet.
+        for name in _not_finite(trainer.net):
+            if name not in not_finite:
+                raise FloatingPointError(
+                    f"[fit] expected finite weights, got nan or inf in {name} after {title}: try a smaller lr"
+                )
         if validation is not None:
             trainer.net.eval()
             with _validation_named(title):
@@ -370,13 +376,9 @@ def _train(
             return
 
 
-def _check_weights(net: Layer, title: str) -> None:
-    """The last step of an epoch may have spoilt them, and no loss has seen that yet."""
-    for name, parameter in net.parameters().items():
-        if not np.isfinite(parameter.data).all():
-            raise FloatingPointError(
-                f"[fit] expected finite weights, got nan or inf in {name} after {title}: try a smaller lr"
-            )
+def _not_finite(net: Layer) -> list[str]:
+    """The names of parameters with values that are not finite."""
+    return [name for name, parameter in net.parameters().items() if not np.isfinite(parameter.data).all()]
 
 
 @contextmanager

@@ -177,6 +177,21 @@ def test_weights_spoilt_by_the_last_step_are_found(blobs):
     assert not epochs, "nobody is told of such weights as of good ones"
 
 
+def test_parameters_may_be_infinite_from_the_start(blobs):
+    class Masked(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.mask = dn.Parameter(np.array([0, 0, 0, -np.inf]))
+
+        def forward(self, x):
+            return np.exp(x + self.mask.data)
+
+        def backward(self, dy):
+            return dy
+
+    assert fit(nn.Sequential(Masked(), nn.Linear(4, 3)), *blobs).epochs == 1
+
+
 def test_errors_of_validation_data_say_so(blobs):
     x, y = blobs
     for data, message in (
