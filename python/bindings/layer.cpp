@@ -23,7 +23,8 @@ std::string repr(const Layer& layer, const std::string& indent = "") {
   std::string text = layer.kind() + "(";
   const char* comma = "";
   for (const auto& [name, value] : layer.config()) {
-    text += comma + name + "=" + std::string(py::str(py::repr(py::cast(value))));
+    const bool never = name == "truncate" && value == ConfigValue(Index{0});  // in Python's terms: None
+    text += comma + name + "=" + std::string(py::str(py::repr(never ? py::none() : py::cast(value))));
     comma = ", ";
   }
   const auto children = named_children(layer);

@@ -325,6 +325,12 @@ def recurrent_twin(layer, kind):
 
 
 @any_recurrent
+def test_repr_shows_what_the_constructor_takes(kind):
+    assert "truncate=None" in repr(recurrent(kind, 3, 4))
+    assert "truncate=2" in repr(recurrent(kind, 3, 4, truncate=2))
+
+
+@any_recurrent
 def test_gradcheck_leaves_the_state(kind, rng):
     layer, x = recurrent(kind, 3, 4, stateful=True), normal(rng, (2, 3, 3))
     layer(x)

@@ -45,7 +45,7 @@ RecurrentOptions options_of(const Config& config, const char* kind) {
   o.bias = config_bool(config, kind, "bias");
   o.dropout = config_double(config, kind, "dropout");
   o.stateful = config_bool(config, kind, "stateful");
-  if (config.count("truncate") > 0) o.truncate = config_int(config, kind, "truncate");
+  o.truncate = config_int(config, kind, "truncate");
   return o;
 }
 
@@ -74,16 +74,15 @@ RecurrentStack::RecurrentStack(CellKind cell, const char* kind, Index input_size
 }
 
 Config RecurrentStack::config() const {
-  Config config = {{"input_size", input_size},
-                   {"hidden_size", hidden_size},
-                   {"num_layers", options.num_layers},
-                   {"bidirectional", options.bidirectional},
-                   {"return_sequences", options.return_sequences},
-                   {"bias", options.bias},
-                   {"dropout", options.dropout},
-                   {"stateful", options.stateful}};
-  if (options.truncate > 0) config["truncate"] = options.truncate;
-  return config;
+  return {{"input_size", input_size},
+          {"hidden_size", hidden_size},
+          {"num_layers", options.num_layers},
+          {"bidirectional", options.bidirectional},
+          {"return_sequences", options.return_sequences},
+          {"bias", options.bias},
+          {"dropout", options.dropout},
+          {"stateful", options.stateful},
+          {"truncate", options.truncate}};
 }
 
 NamedParameters RecurrentStack::parameters() const {

@@ -137,16 +137,16 @@ LayerPtr Recurrent::from_parts(const Config& config, const std::vector<LayerPtr>
   UnrollOptions o;
   o.return_sequences = config_bool(config, "Recurrent", "return_sequences");
   o.stateful = config_bool(config, "Recurrent", "stateful");
-  if (config.count("truncate") > 0) o.truncate = config_int(config, "Recurrent", "truncate");
+  o.truncate = config_int(config, "Recurrent", "truncate");
   o.reverse = config_bool(config, "Recurrent", "reverse");
   return std::make_shared<Recurrent>(cell, o);
 }
 
 Config Recurrent::config() const {
-  Config config = {
-      {"return_sequences", options.return_sequences}, {"stateful", options.stateful}, {"reverse", options.reverse}};
-  if (options.truncate > 0) config["truncate"] = options.truncate;
-  return config;
+  return {{"return_sequences", options.return_sequences},
+          {"stateful", options.stateful},
+          {"truncate", options.truncate},
+          {"reverse", options.reverse}};
 }
 
 NamedParameters Recurrent::parameters() const {
