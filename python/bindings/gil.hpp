@@ -10,26 +10,18 @@
 #include <chrono>
 #include <thread>
 
-#if defined(__GLIBCXX__)
-#include <cxxabi.h>
-#endif
-
 namespace deepnet::python {
 
 namespace py = pybind11;
 
-/// f(), which may ask for the GIL or run Python code.
+/// f(), which may ask for the GIL or run Python code, all of it C that throws no exception of its own.
 template <class F>
 auto staying(const F& f) {
-#if defined(__GLIBCXX__)
   try {
     return f();
-  } catch (const abi::__forced_unwind&) {
+  } catch (...) {  // the unwinding, which must not go on
     for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
   }
-#else
-  return f();
-#endif
 }
 
 /// function(*arguments), which runs Python code.
