@@ -60,9 +60,13 @@ struct CellRow {
 
 inline bool is_padding(const float* mask, int64_t stride, int64_t row) { return mask && mask[row * stride] == 0.0f; }
 
-// one(CellRow, first column, lanes) for every vector of every sequence that has this step.
-template <class One>
-inline void cell_forward(const CellForward& s, bool has_c, One one) {
+// pass(CellRow, first column, lanes) for every vector of every sequence that has this step, pass after pass: what waits
+// for a long chain of operations is a pass of its own, so that several vectors' chains run side by side.
+template <class... Pass>
+inline void cell_forward(const CellForward& s, bool has_c, Pass... pass) {
+  const auto all_vectors = [&](const CellRow& it, auto one) {
+    for (int64_t j = 0; j < s.width; j += W) one(it, j, s.width - j);
+  };
   for (int64_t row = 0; row < s.rows; ++row) {
     const CellRow it(s, row);
     if (is_padding(s.mask, s.mask_stride, row)) {
@@ -70,7 +74,7 @@ inline void cell_forward(const CellForward& s, bool has_c, One one) {
       if (has_c) copy_row(s.width, it.c_before, it.c);
       if (it.y) zero_row(s.width, it.y);
     } else {
-      for (int64_t j = 0; j < s.width; j += W) one(it, j, s.width - j);
+      (all_vectors(it, pass), ...);
     }
   }
 }
@@ -95,7 +99,7 @@ void rnn_forward(int kind, const CellForward* step) {
 
 void lstm_forward(const CellForward* step) {
   const int64_t width = step->width;
-  cell_forward(*step, true, [=](const CellRow& it, int64_t j, int64_t lanes) {
+  const auto gates_and_c = [=](const CellRow& it, int64_t j, int64_t lanes) {
     float *pi = it.gates + j, *pf = pi + width, *pg = pf + width, *po = pg + width;
     const SigmoidOf of_i(load_first(pi, lanes)), of_f(load_first(pf, lanes)), of_o(load_first(po, lanes));
     const TanhOf of_g(load_first(pg, lanes));
@@ -109,36 +113,44 @@ void lstm_forward(const CellForward* step) {
     store_first(pg, lanes, g);
     store_first(po, lanes, o);
     store_first(it.c + j, lanes, c);
-    it.put_out(j, lanes, o * cell_tanh(c));
-  });
+  };
+  const auto output = [=](const CellRow& it, int64_t j, int64_t lanes) {
+    const vf o = load_first(it.gates + 3 * width + j, lanes);
+    it.put_out(j, lanes, o * cell_tanh(load_first(it.c + j, lanes)));
+  };
+  cell_forward(*step, true, gates_and_c, output);
 }
 
 void gru_forward(const CellForward* step) {
   const int64_t width = step->width;
-  cell_forward(*step, false, [=](const CellRow& it, int64_t j, int64_t lanes) {
+  const auto r_and_z = [=](const CellRow& it, int64_t j, int64_t lanes) {
     float *pb = it.gates + j, *pr = pb + width, *pz = pr + width, *pn = pz + width;
     const SigmoidOf of_r(load_first(pr, lanes)), of_z(load_first(pz, lanes));
     const vf inverse = reciprocal(of_r.denominator * of_z.denominator);
     const vf r = of_r.times(inverse * of_z.denominator), z = of_z.times(inverse * of_r.denominator);
-    const vf n = cell_tanh(r * load_first(pb, lanes) + load_first(pn, lanes));
     store_first(pr, lanes, r);
     store_first(pz, lanes, z);
+    store_first(pn, lanes, r * load_first(pb, lanes) + load_first(pn, lanes));
+  };
+  const auto output = [=](const CellRow& it, int64_t j, int64_t lanes) {
+    float *pz = it.gates + 2 * width + j, *pn = pz + width;
+    const vf z = load_first(pz, lanes), n = cell_tanh(load_first(pn, lanes));
     store_first(pn, lanes, n);
     it.put_out(j, lanes, (load_first(it.h_before + j, lanes) - n) * z + n);
-  });
+  };
+  cell_forward(*step, false, r_and_z, output);
 }
 
 // --- backward ----------------------------------------------------------------------------------------------------
 
 struct CellRowBackward {
-  const float *h_before, *c_before, *h, *c, *dy, *gates;
+  const float *h_before, *c_before, *h, *dy, *gates;
   float *dh, *dc, *d_gates;
 
   CellRowBackward(const CellBackward& s, int64_t row)
       : h_before(s.h_before + row * s.h_stride),
         c_before(row_of(s.c_before, row, s.width)),
         h(s.h + row * s.h_stride),
-        c(row_of(s.c, row, s.width)),
         dy(row_of(s.dy, row, s.dy_stride)),
         gates(row_of(s.gates, row, s.gate_stride)),
         dh(s.dh + row * s.width),
@@ -210,13 +222,13 @@ double lstm_backward(const CellBackward* step) {
   return cell_backward(*step, [=](const CellRowBackward& it, int64_t j, int64_t lanes, vf dh) {
     const float *pi = it.gates + j, *pf = pi + width, *pg = pf + width, *po = pg + width;
     const vf i = load_first(pi, lanes), f = load_first(pf, lanes), g = load_first(pg, lanes), o = load_first(po, lanes);
-    const vf tanh_c = cell_tanh(load_first(it.c + j, lanes));
+    const vf h = load_first(it.h + j, lanes), tanh_c = h / o;  // o > 0: SigmoidOf takes no x below -87
     const vf dc = dh * o * ((1.0f - tanh_c) * (1.0f + tanh_c)) + load_first(it.dc + j, lanes);
     float* d = it.d_gates + j;
     store_first(d, lanes, dc * g * (i * (1.0f - i)));
     store_first(d + width, lanes, dc * load_first(it.c_before + j, lanes) * (f * (1.0f - f)));
     store_first(d + 2 * width, lanes, dc * i * ((1.0f - g) * (1.0f + g)));
-    store_first(d + 3 * width, lanes, dh * tanh_c * (o * (1.0f - o)));
+    store_first(d + 3 * width, lanes, dh * h * (1.0f - o));
     store_first(it.dc + j, lanes, dc * f);
     return vf{};
   });

@@ -110,10 +110,7 @@ float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float
   step.h_before = run.h + block.slot(s, before, width) + d * s.hidden;
   step.h = run.h + block.slot(s, after, width) + d * s.hidden;
   step.h_stride = width;
-  if (run.c[d]) {
-    step.c_before = run.c[d] + block.slot(s, before, s.hidden);
-    step.c = run.c[d] + block.slot(s, after, s.hidden);
-  }
+  if (run.c[d]) step.c_before = run.c[d] + block.slot(s, before, s.hidden);
   if (run.dy) {
     step.dy = run.dy + (block.first * s.steps + t) * width + d * s.hidden;
     step.dy_stride = s.steps * width;
