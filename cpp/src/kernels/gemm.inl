@@ -210,11 +210,17 @@ inline void store_tile_transposed(const TileOut& out, const vf (&sum)[R][V]) {
   }
 }
 
-// R x V vectors of C. Element (i, k) of A is a[i * row + k * step]: row 1 and step R for packed tiles, row
-// kRowRunStride and step 1 for row runs; both are constants after inlining.
-template <int R, int V, bool packed>
-void micro_tile(int64_t k, const float* __restrict a, const float* __restrict b, const TileOut& out) {
-  constexpr int64_t row = packed ? 1 : kRowRunStride, step = packed ? R : 1;
+// How A lies: packed by pack_a, in rows kRowRunStride apart, or in columns (each one k) `step` apart.
+enum class LeftOperand { packed, row_runs, columns };
+
+// R x V vectors of C. Element (i, k) of A is a[i * row + k * step]; row is a constant, and step, too, unless A lies in
+// columns.
+template <int R, int V, LeftOperand left_operand>
+void micro_tile(int64_t k, const float* __restrict a, int64_t column_step, const float* __restrict b,
+                const TileOut& out) {
+  constexpr bool packed = left_operand == LeftOperand::packed, columns = left_operand == LeftOperand::columns;
+  constexpr int64_t row = left_operand == LeftOperand::row_runs ? kRowRunStride : 1;
+  const int64_t step = columns ? column_step : packed ? R : 1;
   vf sum[R][V] = {};
   // C is wanted when the sums are done: it comes from memory meanwhile.
 #pragma GCC unroll 16
@@ -239,26 +245,27 @@ void micro_tile(int64_t k, const float* __restrict a, const float* __restrict b,
   store_tile<R, V>(out, sum);
 }
 
-typedef void MicroTile(int64_t k, const float* a, const float* b, const TileOut& out);
+typedef void MicroTile(int64_t k, const float* a, int64_t column_step, const float* b, const TileOut& out);
 
-// micro_tile<rows, vectors, packed> for rows 1 ... GEMM_MR and vectors 1 ... GEMM_NV, chosen at run time.
-template <int R, bool packed>
+// micro_tile<rows, vectors, left> for rows 1 ... GEMM_MR and vectors 1 ... GEMM_NV, chosen at run time.
+template <int R, LeftOperand left>
 inline MicroTile* micro_tile_of(int64_t rows, int64_t vectors) {
-  if (rows < R) return micro_tile_of<(R > 1 ? R - 1 : 1), packed>(rows, vectors);
-  if (vectors == 1) return micro_tile<R, 1, packed>;
-  if (vectors == 2) return micro_tile<R, (GEMM_NV < 2 ? GEMM_NV : 2), packed>;
-  return micro_tile<R, GEMM_NV, packed>;
+  if (rows < R) return micro_tile_of<(R > 1 ? R - 1 : 1), left>(rows, vectors);
+  if (vectors == 1) return micro_tile<R, 1, left>;
+  if (vectors == 2) return micro_tile<R, (GEMM_NV < 2 ? GEMM_NV : 2), left>;
+  return micro_tile<R, GEMM_NV, left>;
 }
 
 // A tile of A stays in the first-level cache while B's panels come from the second: 5 to 10 % faster than the other
 // way.
-template <bool packed>
-inline void gemm_tiles(const GemmBlock& g) {
+template <LeftOperand left>
+inline void gemm_tiles(const GemmBlock& g, int64_t column_step) {
+  constexpr int64_t run = kRowRunStride;
   const int64_t tiles = tile_count(g.m);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t first = tile_start(g.m, tiles, tile);
     const int64_t rows = tile_start(g.m, tiles, tile + 1) - first;
-    const float* a = g.a + first * (packed ? g.k : int64_t{kRowRunStride});
+    const float* a = g.a + first * (left == LeftOperand::packed ? g.k : left == LeftOperand::row_runs ? run : 1);
     for (int64_t j = 0; j < g.n; j += GEMM_NR) {
       const int64_t columns = g.n - j < GEMM_NR ? g.n - j : GEMM_NR;
       const TileOut out = {g.c + first * g.ldc + j,
@@ -268,16 +275,18 @@ inline void gemm_tiles(const GemmBlock& g) {
                            g.bias_col ? g.bias_col + j : nullptr,
                            g.accumulate,
                            g.relu};
-      micro_tile_of<GEMM_MR, packed>(rows, (columns + W - 1) / W)(g.k, a, g.b + j * g.k, out);
+      micro_tile_of<GEMM_MR, left>(rows, (columns + W - 1) / W)(g.k, a, column_step, g.b + j * g.k, out);
     }
   }
 }
 
-void gemm_packed(const GemmBlock* block) { gemm_tiles<true>(*block); }
+void gemm_packed(const GemmBlock* block) { gemm_tiles<LeftOperand::packed>(*block, 0); }
+
+void gemm_columns(const GemmBlock* block, int64_t lda) { gemm_tiles<LeftOperand::columns>(*block, lda); }
 
 void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c, int64_t ldc,
                    int accumulate) {
-  gemm_tiles<false>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0});
+  gemm_tiles<LeftOperand::row_runs>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0}, 0);
 }
 
 // Adds up W rows by halves, as a transposition whose stages add instead of keeping both: lane r becomes row r's sum.

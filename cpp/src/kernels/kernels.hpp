@@ -148,7 +148,8 @@ struct CellBackward {
   int64_t mask_stride;
   float* dh;  // of the steps behind in; of h_before out, less d_gates W_hh
   float* dc;
-  float* d_gates;  // dE/d(sums), gate_stride apart
+  float* d_gates;  // dE/d(sums)
+  int64_t d_gate_stride;
 };
 
 struct SgdStep {

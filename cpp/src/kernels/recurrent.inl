@@ -155,7 +155,7 @@ struct CellRowBackward {
         gates(row_of(s.gates, row, s.gate_stride)),
         dh(s.dh + row * s.width),
         dc(row_of(s.dc, row, s.width)),
-        d_gates(s.d_gates + row * s.gate_stride) {}
+        d_gates(s.d_gates + row * s.d_gate_stride) {}
 };
 
 // Sums of squares in double: those of vanishing gradients are far below what a float can be.

@@ -38,10 +38,14 @@ struct UnitGradients {
   }
 };
 
+// From a sequence's dE/d(sums) to the next one's. A product reads them along columns: an odd number of cache lines
+// apart, they fall into all sets of the first-level cache.
+Index d_gate_stride(const RecurrentShape& s) { return round_up(s.gate_columns(), 32) + 16; }
+
 struct BackwardWorkspace {
   Pieces direction, unit;
-  Index weight_hh, weight_ih, norms;                                // of a direction
-  Index gradients, d_gates, packed_d, packed_h, packed_x, dropped;  // of a unit
+  Index weight_hh, weight_ih, norms;                      // of a direction
+  Index gradients, d_gates, packed_h, packed_x, dropped;  // of a unit
   Index total;
 
   BackwardWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks) {
@@ -50,8 +54,7 @@ struct BackwardWorkspace {
     weight_ih = direction.take(packed_floats(s.sums(), s.inputs));
     norms = direction.take(blocks.count * s.steps);
     gradients = unit.take(UnitGradients(s).pieces.floats);
-    d_gates = unit.take(rows * s.gate_columns());
-    packed_d = unit.take(rows * s.gate_columns());
+    d_gates = unit.take(rows * d_gate_stride(s));
     packed_h = unit.take(packed_floats(rows, s.hidden));
     packed_x = unit.take(packed_floats(rows, s.inputs));
     dropped = unit.take(rows * s.inputs);
@@ -107,6 +110,7 @@ float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float
   step.width = s.hidden;
   if (run.gates[d]) step.gates = run.gates[d] + block.step(s, t, columns);
   step.gate_stride = columns;
+  step.d_gate_stride = d_gate_stride(s);
   step.h_before = run.h + block.slot(s, before, width) + d * s.hidden;
   step.h = run.h + block.slot(s, after, width) + d * s.hidden;
   step.h_stride = width;
@@ -140,7 +144,7 @@ float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float
   product.c = step.dh;
   product.ldc = s.hidden;
   product.accumulate = 1;
-  kernels().gemm_step(&product, columns);
+  kernels().gemm_step(&product, d_gate_stride(s));
   return norm;
 }
 
@@ -157,7 +161,7 @@ void input_gradient(const Unit& unit, const SequenceBlock& block, Steps steps, c
   product.b = unit.shared + unit.layout.weight_ih;
   product.c = run.dx[unit.d] + at;
   product.ldc = s.inputs;
-  kernels().gemm_rows(&product, s.gate_columns());
+  kernels().gemm_rows(&product, d_gate_stride(s));
   if (run.dropout.p > 0.0)
     apply_dropout(run.dropout.p, run.dropout.key, at, product.m * s.inputs, product.c, product.c);
 }
@@ -169,8 +173,9 @@ void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps,
   const BackwardWorkspace& layout = unit.layout;
   const UnitGradients gradients(s);
   const KernelTable& kernel = kernels();
-  const Index rows = steps.count() * block.count, columns = s.gate_columns(), width = s.width();
-  float *sum = unit.memory + layout.gradients, *packed_d = unit.memory + layout.packed_d;
+  const Index rows = steps.count() * block.count, columns = s.gate_columns(), stride = d_gate_stride(s),
+              width = s.width();
+  float* sum = unit.memory + layout.gradients;
   float *packed_h = unit.memory + layout.packed_h, *packed_x = unit.memory + layout.packed_x;
 
   const Index x_at = block.slot(s, slot_after(steps.begin), s.inputs);
@@ -183,27 +188,26 @@ void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps,
   const float* h = run.h + block.slot(s, slot_before(unit.d, steps.begin), width) + unit.d * s.hidden;
   kernel.pack_b(h, width, 1, rows, s.hidden, rows, packed_h);
   kernel.pack_b(x, s.inputs, 1, rows, s.inputs, rows, packed_x);
-  kernel.sum_rows(rows, columns, d_gates, columns, sum + gradients.columns, !first);
+  kernel.sum_rows(rows, columns, d_gates, stride, sum + gradients.columns, !first);
   const Parts parts = parts_of(s);
   for (int i = 0; i < parts.count; ++i) {
     const Part& part = parts.part[i];
-    kernel.pack_a(d_gates + part.column, 1, columns, part.columns, rows, packed_d);
     GemmBlock product = {};
     product.m = part.columns;
     product.k = rows;
-    product.a = packed_d;
+    product.a = d_gates + part.column;
     product.accumulate = !first;
     if (part.row_hh != none) {
       product.n = product.ldc = s.hidden;
       product.b = packed_h;
       product.c = sum + gradients.weight_hh + part.row_hh * s.hidden;
-      kernel.gemm_packed(&product);
+      kernel.gemm_columns(&product, stride);
     }
     if (part.row_ih != none) {
       product.n = product.ldc = s.inputs;
       product.b = packed_x;
       product.c = sum + gradients.weight_ih + part.row_ih * s.inputs;
-      kernel.gemm_packed(&product);
+      kernel.gemm_columns(&product, stride);
     }
   }
 }
@@ -217,7 +221,7 @@ void backward_block(const Unit& unit, const RecurrentBlocks& blocks, const Seque
     for (Index j = 0; j < steps.count(); ++j) {
       const Index in_chunk = unit.d == 1 ? j : steps.count() - 1 - j;
       const Index t = steps.begin + in_chunk;
-      norms[t] = backward_step(unit, block, t, d_gates + in_chunk * block.count * s.gate_columns());
+      norms[t] = backward_step(unit, block, t, d_gates + in_chunk * block.count * d_gate_stride(s));
     }
     if (unit.run.dx[unit.d]) input_gradient(unit, block, steps, d_gates);
     weight_gradients(unit, block, steps, d_gates, first && i == 0);
