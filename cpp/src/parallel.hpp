@@ -4,6 +4,7 @@
 // written: the same bits come out for any number of threads. Every thread flushes denormals while it works.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <type_traits>
@@ -29,7 +30,9 @@ class FlushDenormals {
 
 namespace detail {
 void run_pieces(Index pieces, void (*piece)(void* context, Index index), void* context);
-}
+/// Between two looks at what another thread does: some cycles at first, later, in case it waits for this core, longer.
+void wait_a_little(int tries);
+}  // namespace detail
 
 /// Calls fn(begin, end) for [0, n) in pieces of `grain` items, the last one shorter, on several threads where
 /// there is more than one piece. Choose the grain by the work: a piece should cost 5 us or more (see
@@ -70,6 +73,56 @@ double parallel_sum(Index n, Index grain, Fn&& fn) {
   for (double p : part) sum += p;
   return sum;
 }
+
+/// Jobs 0, 1, ... beside a walk that needs them done by and by: done one at a time, in their order, by a companion of
+/// the walk on another core, where there is one, and by the walk itself where none has begun them in time. Job i is
+/// job(i) for whoever does it, and must not throw.
+class SideJobs {
+ public:
+  /// From the walk: jobs below `end` may be done.
+  void allow(Index end) { allowed_.store(end, std::memory_order_release); }
+
+  /// From the walk: returns when jobs below `end` are done.
+  template <class Job>
+  void finish(Index end, Job&& job) {
+    wait_until(end, [&] { return do_next(end, job); });
+  }
+
+  /// From the companion: returns when jobs below `end`, all there are, are done. The walk must have begun, or be begun
+  /// by somebody who waits for nothing.
+  template <class Job>
+  void help(Index end, Job&& job) {
+    wait_until(end, [&] { return do_next(allowed_.load(std::memory_order_acquire), job); });
+  }
+
+ private:
+  template <class Try>
+  void wait_until(Index end, Try&& try_next) {
+    for (int tries = 0; done_.load(std::memory_order_acquire) < end;) {
+      if (try_next()) {
+        tries = 0;
+      } else {
+        detail::wait_a_little(tries++);
+      }
+    }
+  }
+
+  template <class Job>
+  bool do_next(Index end, Job&& job) {
+    if (done_.load(std::memory_order_relaxed) >= end || taken_.exchange(true, std::memory_order_acquire)) return false;
+    const Index next = done_.load(std::memory_order_relaxed);
+    if (next < end) {
+      job(next);
+      done_.store(next + 1, std::memory_order_release);
+    }
+    taken_.store(false, std::memory_order_release);
+    return next < end;
+  }
+
+  alignas(64) std::atomic<Index> done_{0};
+  std::atomic<bool> taken_{false};
+  alignas(64) std::atomic<Index> allowed_{0};
+};
 
 /// Memory of this thread that stays allocated between calls: 64-byte aligned, uninitialised, growing as asked.
 /// Each slot is one buffer; a function and those it calls must use different slots.

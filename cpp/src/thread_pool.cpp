@@ -54,6 +54,14 @@ bool spin(std::chrono::microseconds limit, Done&& done) {
 
 }  // namespace
 
+void detail::wait_a_little(int tries) {
+  if (tries < 1000) {
+    pause();
+  } else {
+    std::this_thread::yield();
+  }
+}
+
 ThreadPool& ThreadPool::instance() {
   static ThreadPool& pool = *new ThreadPool;
   return pool;

@@ -95,6 +95,32 @@ TEST(sleeping_threads_wake_up) {
   }
 }
 
+// A walk that writes numbers into memory for four, and jobs that read them; what both touch is plain memory.
+TEST(side_jobs_are_done_once_and_in_order_with_or_without_a_companion) {
+  constexpr Index count = 50, in_flight = 4;
+  for (const int threads : {1, 2, 4}) {
+    const ThreadScope scope(threads);
+    for (int repeat = 0; repeat < 200; ++repeat) {
+      SideJobs jobs;
+      Index ring[in_flight] = {}, done = 0, wrong = 0;
+      const auto job = [&](Index i) {
+        wrong += i != done || ring[i % in_flight] != 10 * i;
+        ++done;
+      };
+      parallel_for(2, 1, [&](Index task, Index) {
+        if (task == 1) return jobs.help(count, job);
+        for (Index i = 0; i < count; ++i) {
+          jobs.finish(i + 1 - in_flight, job);
+          ring[i % in_flight] = 10 * i;
+          jobs.allow(i + 1);
+        }
+        jobs.finish(count, job);
+      });
+      CHECK(done == count && wrong == 0);
+    }
+  }
+}
+
 TEST(denormals_are_flushed_only_inside) {
   volatile float tiny = 1e-30f;
   {

@@ -545,6 +545,7 @@ digest = hashlib.sha256()
 rng = np.random.default_rng(0)
 for kind in ("RNN", "LSTM", "GRU"):
     for n, t, f, h, options in [(33, 7, 9, 65, {}), (1, 50, 16, 32, {}), (70, 4, 20, 130, dict(num_layers=2)),
+                                (1, 130, 40, 70, {}), (5, 61, 30, 70, dict(bidirectional=True, num_layers=2)),
                                 (9, 6, 5, 40, dict(bidirectional=True, num_layers=2, dropout=0.3))]:
         dn.manual_seed(1)
         layer = getattr(nn, kind)(f, h, **options)

@@ -1,11 +1,12 @@
 // One recurrent layer, in one or two directions, over all steps of a batch of sequences.
 //
 // What is sequential in t is not so in n: the batch is cut into blocks of sequences, each thread takes a block through
-// all steps, and threads never wait for each other. A block goes in chunks of steps. The products that do not depend on
+// all steps, and blocks never wait for each other. A block goes in chunks of steps. The products that do not depend on
 // the state are one matrix product a chunk (after Appleyard, Kocisky and Blunsom 2016, sec. 3, who take all steps at
 // once): W_ih x before the chunk's steps, dE/dW_ih, dE/dW_hh and dE/dx behind them, while the chunk's gates are still
 // in the second-level cache. Over all steps at once, reading and writing the gates took a quarter of a training step
-// (LSTM, 32 sequences, 128 wide). W_hh is packed once.
+// (LSTM, 32 sequences, 128 wide). Where there are too few blocks for the cores, another core takes these products, some
+// chunks ahead of the walk through the steps or behind it. W_hh is packed once.
 //
 // A layer's input, states and gradients are laid out block by block, each (T + 2, sequences, width): slot t + 1 belongs
 // to step t. Of the states (width D H, the directions side by side) slot 0 holds the forward direction's initial state,
@@ -38,9 +39,15 @@ struct RecurrentShape {
 struct RecurrentBlocks {
   explicit RecurrentBlocks(const RecurrentShape& shape);
 
+  static constexpr Index most_units = 16;
+
   Index rows, count;  ///< sequences of a block, blocks
   Index units;        ///< tasks a direction; each goes through some blocks and adds up their weight gradients
   Index chunk;        ///< steps
+  Index in_flight;    ///< chunks; above 1, each unit has a companion for the products that do not wait for the state
+
+  /// Where chunk i of a walk lies among the rows of the chunks in flight.
+  Index slot(Index i) const { return i % in_flight * chunk * rows; }
 };
 
 /// Of one direction, in PyTorch's layout and order; biases may be null.

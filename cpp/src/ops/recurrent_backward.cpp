@@ -54,7 +54,7 @@ struct BackwardWorkspace {
     weight_ih = direction.take(packed_floats(s.sums(), s.inputs));
     norms = direction.take(blocks.count * s.steps);
     gradients = unit.take(UnitGradients(s).pieces.floats);
-    d_gates = unit.take(rows * d_gate_stride(s));
+    d_gates = unit.take(blocks.in_flight * rows * d_gate_stride(s));
     packed_h = unit.take(packed_floats(rows, s.hidden));
     packed_x = unit.take(packed_floats(rows, s.inputs));
     dropped = unit.take(rows * s.inputs);
@@ -212,20 +212,31 @@ void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps,
   }
 }
 
-void backward_block(const Unit& unit, const RecurrentBlocks& blocks, const SequenceBlock& block, bool first) {
+// Chunk i of a unit's walk.
+struct BackwardChunk {
+  SequenceBlock block;
+  Steps steps;
+  float* d_gates;
+
+  BackwardChunk(const Unit& unit, const RecurrentBlocks& blocks, const RecurrentUnit& walk, Index i)
+      : block(block_of(unit.run.shape, blocks, walk.block(i))),
+        steps(chunk_of(unit.run.shape, blocks, walk.chunk(i), unit.d == 1)),
+        d_gates(unit.memory + unit.layout.d_gates + blocks.slot(i) * d_gate_stride(unit.run.shape)) {}
+};
+
+void backward_steps(const Unit& unit, const BackwardChunk& chunk) {
   const RecurrentShape& s = unit.run.shape;
-  float* d_gates = unit.memory + unit.layout.d_gates;
-  float* norms = unit.shared + unit.layout.norms + block.number * s.steps;
-  for (Index i = 0; i * blocks.chunk < s.steps; ++i) {
-    const Steps steps = chunk_of(s, blocks, i, unit.d == 1);
-    for (Index j = 0; j < steps.count(); ++j) {
-      const Index in_chunk = unit.d == 1 ? j : steps.count() - 1 - j;
-      const Index t = steps.begin + in_chunk;
-      norms[t] = backward_step(unit, block, t, d_gates + in_chunk * block.count * d_gate_stride(s));
-    }
-    if (unit.run.dx[unit.d]) input_gradient(unit, block, steps, d_gates);
-    weight_gradients(unit, block, steps, d_gates, first && i == 0);
+  float* norms = unit.shared + unit.layout.norms + chunk.block.number * s.steps;
+  for (Index j = 0; j < chunk.steps.count(); ++j) {
+    const Index in_chunk = unit.d == 1 ? j : chunk.steps.count() - 1 - j;
+    const Index t = chunk.steps.begin + in_chunk;
+    norms[t] = backward_step(unit, chunk.block, t, chunk.d_gates + in_chunk * chunk.block.count * d_gate_stride(s));
   }
+}
+
+void gradients_of_chunk(const Unit& unit, const BackwardChunk& chunk, bool first) {
+  if (unit.run.dx[unit.d]) input_gradient(unit, chunk.block, chunk.steps, chunk.d_gates);
+  weight_gradients(unit, chunk.block, chunk.steps, chunk.d_gates, first);
 }
 
 // out = or += the units' arrays, added in their order.
@@ -280,11 +291,29 @@ void recurrent_backward(const RecurrentBackward& run) {
   const BackwardWorkspace layout(s, blocks);
   float* units = run.workspace + s.directions * layout.direction.floats;
   for (int d = 0; d < s.directions; ++d) pack_weights(run, layout, d, run.workspace + d * layout.direction.floats);
-  for_each_unit(s, blocks, [&](int d, Index number, Index begin, Index end) {
-    const Unit unit = {run, layout, d, run.workspace + d * layout.direction.floats,
-                       units + (d * blocks.units + number) * layout.unit.floats};
-    for (Index b = begin; b < end; ++b) backward_block(unit, blocks, block_of(s, blocks, b), b == begin);
-  });
+  const auto unit_of = [&](const RecurrentUnit& walk) {
+    const int d = walk.direction;
+    return Unit{run, layout, d, run.workspace + d * layout.direction.floats,
+                units + (d * blocks.units + walk.number) * layout.unit.floats};
+  };
+  const auto gradients_of = [&](const RecurrentUnit& walk) {
+    return [&](Index i) {
+      const Unit unit = unit_of(walk);
+      gradients_of_chunk(unit, BackwardChunk(unit, blocks, walk, i), i == 0);
+    };
+  };
+  for_each_unit(
+      s, blocks,
+      [&](const RecurrentUnit& walk, SideJobs& jobs) {
+        const Unit unit = unit_of(walk);
+        for (Index i = 0; i < walk.length(); ++i) {
+          jobs.finish(i + 1 - blocks.in_flight, gradients_of(walk));  // which frees the chunk's memory
+          backward_steps(unit, BackwardChunk(unit, blocks, walk, i));
+          jobs.allow(i + 1);
+        }
+        jobs.finish(walk.length(), gradients_of(walk));
+      },
+      [&](const RecurrentUnit& walk, SideJobs& jobs) { jobs.help(walk.length(), gradients_of(walk)); });
   for (int d = 0; d < s.directions; ++d) {
     const float* gradients = units + d * blocks.units * layout.unit.floats + layout.gradients;
     finish_gradients(run, blocks, gradients, layout.unit.floats, d);

@@ -5,6 +5,7 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
+#include "blocking.hpp"
 #include "gemm.hpp"
 #include "recurrent.hpp"
 
@@ -26,18 +27,6 @@ inline SequenceBlock block_of(const RecurrentShape& s, const RecurrentBlocks& bl
   return {number, first, std::min(blocks.rows, s.batch - first)};
 }
 
-/// run(direction, unit, first block, end block) for all units, in any order.
-template <class Run>
-void for_each_unit(const RecurrentShape& s, const RecurrentBlocks& blocks, Run run) {
-  parallel_for(s.directions * blocks.units, 1, [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) {
-      const Index unit = i % blocks.units;
-      run(static_cast<int>(i / blocks.units), unit, unit * blocks.count / blocks.units,
-          (unit + 1) * blocks.count / blocks.units);
-    }
-  });
-}
-
 /// Steps [begin, end), next to each other.
 struct Steps {
   Index begin, end;
@@ -46,8 +35,38 @@ struct Steps {
 
 /// Chunk i of a walk through all steps, from the first one up or from the last one down.
 inline Steps chunk_of(const RecurrentShape& s, const RecurrentBlocks& blocks, Index i, bool up) {
-  const Index chunks = (s.steps + blocks.chunk - 1) / blocks.chunk, number = up ? i : chunks - 1 - i;
+  const Index chunks = ceil_div(s.steps, blocks.chunk), number = up ? i : chunks - 1 - i;
   return {number * blocks.chunk, std::min((number + 1) * blocks.chunk, s.steps)};
+}
+
+/// What one task goes through: blocks [begin, end) in one direction, chunk after chunk.
+struct RecurrentUnit {
+  int direction;
+  Index number, begin, end;
+  Index chunks;  ///< of a block
+
+  Index length() const { return (end - begin) * chunks; }
+  Index block(Index i) const { return begin + i / chunks; }  ///< of chunk i of the walk
+  Index chunk(Index i) const { return i % chunks; }
+};
+
+/// walk(unit, jobs) and, where the blocks say so, companion(unit, jobs) for all units, in any order.
+template <class Walk, class Companion>
+void for_each_unit(const RecurrentShape& s, const RecurrentBlocks& blocks, Walk walk, Companion companion) {
+  const Index units = s.directions * blocks.units, tasks = blocks.in_flight > 1 ? 2 : 1;
+  SideJobs jobs[2 * RecurrentBlocks::most_units];
+  parallel_for(tasks * units, 1, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const Index number = i / tasks % blocks.units, direction = i / tasks / blocks.units;
+      const RecurrentUnit unit = {static_cast<int>(direction), number, number * blocks.count / blocks.units,
+                                  (number + 1) * blocks.count / blocks.units, ceil_div(s.steps, blocks.chunk)};
+      if (i % tasks == 0) {
+        walk(unit, jobs[i / tasks]);
+      } else {
+        companion(unit, jobs[i / tasks]);
+      }
+    }
+  });
 }
 
 /// The slots of the state before and after step t.

@@ -11,15 +11,23 @@ namespace deepnet {
 // more blocks, so that more cores have work: here at least four where that leaves eight rows to each (16 instead of 8
 // rows are 2 to 4 % faster on two cores). A chunk's gates should stay in that cache beside W_hh, while its products
 // should be deep enough to pay for going over the weights' gradients.
+//
+// One or two units leave cores idle: each then has a companion (one thread's time for LSTMs of 1 to 8 sequences: 1.2 to
+// 1.6 times shorter on two cores), unless that computes for less than some 5 us, and chunks are shorter, so that it
+// has work soon and is done soon.
 RecurrentBlocks::RecurrentBlocks(const RecurrentShape& s) {
-  constexpr Index most_units = 16, chunk_rows = 256, chunk_floats = 1 << 17;
+  constexpr Index chunk_rows = 256, chunk_floats = 1 << 17, few_units = 2, short_chunk_rows = 32;
+  constexpr double worth_a_companion = 50000;
   const double work = static_cast<double>(s.steps) * s.gate_columns() * (static_cast<double>(s.hidden) / 16 + 4);
   const Index most_rows = std::clamp<Index>(s.batch / 4, 8, 16);
   rows = std::max<Index>(std::min(std::max(even_piece(s.batch, most_rows), grain_for(work)), s.batch), 1);
   count = (s.batch + rows - 1) / rows;
   units = std::min(count, most_units);
-  const Index most = std::max<Index>(std::min(chunk_rows, chunk_floats / s.gate_columns()) / rows, 1);
-  chunk = even_piece(s.steps, most);
+  const double products = static_cast<double>(rows * s.steps) * s.sums() * (s.inputs + s.hidden) / 16;
+  const bool companions = s.directions * units <= few_units && products > worth_a_companion;
+  in_flight = companions ? 4 : 1;
+  const Index most = std::min(companions ? short_chunk_rows : chunk_rows, chunk_floats / s.gate_columns());
+  chunk = even_piece(s.steps, std::max<Index>(most / rows, 1));
 }
 
 namespace {
@@ -52,7 +60,7 @@ struct ForwardWorkspace {
     rest = direction.take(gru ? packed_floats(s.hidden, 2 * s.hidden) : 0);
     weight_ih = direction.take(packed_floats(s.inputs, s.sums()));
     bias = direction.take(s.sums());
-    gates = unit.take(blocks.chunk * blocks.rows * s.gate_columns());
+    gates = unit.take(blocks.in_flight * blocks.chunk * blocks.rows * s.gate_columns());
     dropped = unit.take(blocks.chunk * blocks.rows * s.inputs);
     total = s.directions * (direction.floats + blocks.units * unit.floats);
   }
@@ -87,10 +95,17 @@ ForwardWeights pack(const RecurrentShape& s, const RecurrentWeights& w, const Fo
   return packed;
 }
 
+struct ForwardChunk {
+  SequenceBlock block;
+  Steps steps;
+  float *gates, *dropped;
+};
+
 // gates = W_ih x + biases for a chunk of steps.
-void project(const RecurrentForward& run, const ForwardWeights& weights, const SequenceBlock& block, Steps steps,
-             float* gates, float* dropped) {
+void project(const RecurrentForward& run, const ForwardWeights& weights, const ForwardChunk& chunk) {
   const RecurrentShape& s = run.shape;
+  const SequenceBlock& block = chunk.block;
+  const Steps& steps = chunk.steps;
   GemmBlock product = {};
   product.m = steps.count() * block.count;
   product.n = s.sums();
@@ -98,11 +113,11 @@ void project(const RecurrentForward& run, const ForwardWeights& weights, const S
   product.a = run.x + block.slot(s, slot_after(steps.begin), s.inputs);
   if (run.dropout.p > 0.0) {
     const Index position = block.slot(s, slot_after(steps.begin), s.inputs);
-    apply_dropout(run.dropout.p, run.dropout.key, position, product.m * s.inputs, product.a, dropped);
-    product.a = dropped;
+    apply_dropout(run.dropout.p, run.dropout.key, position, product.m * s.inputs, product.a, chunk.dropped);
+    product.a = chunk.dropped;
   }
   product.b = weights.weight_ih;
-  product.c = gates + s.input_column();
+  product.c = chunk.gates + s.input_column();
   product.ldc = s.gate_columns();
   product.bias_col = weights.bias;
   kernels().gemm_rows(&product, s.inputs);
@@ -143,6 +158,14 @@ void forward_step(const RecurrentForward& run, const ForwardWeights& weights, in
     kernels().gemm_step(&product, width);
   }
   cell_forward(s, step);
+}
+
+void forward_steps(const RecurrentForward& run, const ForwardWeights& weights, int d, const ForwardChunk& chunk) {
+  for (Index j = 0; j < chunk.steps.count(); ++j) {
+    const Index in_chunk = d == 0 ? j : chunk.steps.count() - 1 - j;
+    forward_step(run, weights, d, chunk.block, chunk.steps.begin + in_chunk,
+                 chunk.gates + in_chunk * chunk.block.count * run.shape.gate_columns());
+  }
 }
 
 void copy_rows(Index rows, Index columns, const float* from, Index from_stride, float* to, Index to_stride) {
@@ -187,27 +210,34 @@ void recurrent_forward(const RecurrentForward& run) {
   ForwardWeights weights[2];
   for (int d = 0; d < s.directions; ++d)
     weights[d] = pack(s, run.weights[d], layout, run.workspace + d * layout.direction.floats);
-  float* units = run.workspace + s.directions * layout.direction.floats;
-
-  for_each_unit(s, blocks, [&](int d, Index unit, Index begin, Index end) {
-    float* scratch = units + (d * blocks.units + unit) * layout.unit.floats;
-    for (Index number = begin; number < end; ++number) {
-      const SequenceBlock block = block_of(s, blocks, number);
-      copy_states(run, d, block, false);
-      for (Index i = 0; i * blocks.chunk < s.steps; ++i) {
-        const Steps steps = chunk_of(s, blocks, i, d == 0);
-        float* gates =
-            run.gates[d] ? run.gates[d] + block.step(s, steps.begin, s.gate_columns()) : scratch + layout.gates;
-        project(run, weights[d], block, steps, gates, scratch + layout.dropped);
-        for (Index j = 0; j < steps.count(); ++j) {
-          const Index in_chunk = d == 0 ? j : steps.count() - 1 - j;
-          forward_step(run, weights[d], d, block, steps.begin + in_chunk,
-                       gates + in_chunk * block.count * s.gate_columns());
+  const auto chunk_at = [&](const RecurrentUnit& walk, Index i) {
+    const int d = walk.direction;
+    ForwardChunk it = {block_of(s, blocks, walk.block(i)), chunk_of(s, blocks, walk.chunk(i), d == 0), nullptr,
+                       nullptr};
+    float* scratch =
+        run.workspace + s.directions * layout.direction.floats + (d * blocks.units + walk.number) * layout.unit.floats;
+    it.gates = run.gates[d] ? run.gates[d] + it.block.step(s, it.steps.begin, s.gate_columns())
+                            : scratch + layout.gates + blocks.slot(i) * s.gate_columns();
+    it.dropped = scratch + layout.dropped;
+    return it;
+  };
+  const auto projection_of = [&](const RecurrentUnit& walk) {
+    return [&](Index i) { project(run, weights[walk.direction], chunk_at(walk, i)); };
+  };
+  for_each_unit(
+      s, blocks,
+      [&](const RecurrentUnit& walk, SideJobs& jobs) {
+        const int d = walk.direction;
+        for (Index i = 0; i < walk.length(); ++i) {
+          jobs.allow(std::min(i + blocks.in_flight, walk.length()));  // so many chunks have memory
+          jobs.finish(i + 1, projection_of(walk));
+          const ForwardChunk it = chunk_at(walk, i);
+          if (walk.chunk(i) == 0) copy_states(run, d, it.block, false);
+          forward_steps(run, weights[d], d, it);
+          if (walk.chunk(i) == walk.chunks - 1) copy_states(run, d, it.block, true);
         }
-      }
-      copy_states(run, d, block, true);
-    }
-  });
+      },
+      [&](const RecurrentUnit& walk, SideJobs& jobs) { jobs.help(walk.length(), projection_of(walk)); });
 }
 
 // --- in and out of slots -------------------------------------------------------------------------------------------
