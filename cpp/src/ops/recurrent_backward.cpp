@@ -99,55 +99,6 @@ bool is_cut(const RecurrentBackward& run, Index t) {
   return run.truncate > 0 && t > 0 && t < run.shape.steps && t % run.truncate == 0;
 }
 
-// From dE/dh(t) to dE/d(sums) and dE/dh before; returns |dE/dh(t)|.
-float backward_step(const Unit& unit, const SequenceBlock& block, Index t, float* d_gates) {
-  const RecurrentBackward& run = unit.run;
-  const RecurrentShape& s = run.shape;
-  const int d = unit.d;
-  const Index before = slot_before(d, t), after = slot_after(t), width = s.width(), columns = s.gate_columns();
-  CellBackward step = {};
-  step.rows = block.count;
-  step.width = s.hidden;
-  if (run.gates[d]) step.gates = run.gates[d] + block.step(s, t, columns);
-  step.gate_stride = columns;
-  step.d_gate_stride = d_gate_stride(s);
-  step.h_before = run.h + block.slot(s, before, width) + d * s.hidden;
-  step.h = run.h + block.slot(s, after, width) + d * s.hidden;
-  step.h_stride = width;
-  if (run.c[d]) step.c_before = run.c[d] + block.slot(s, before, s.hidden);
-  if (run.dy) {
-    step.dy = run.dy + (block.first * s.steps + t) * width + d * s.hidden;
-    step.dy_stride = s.steps * width;
-  } else if (run.dy_slots) {
-    step.dy = run.dy_slots + block.slot(s, after, width) + d * s.hidden;
-    step.dy_stride = width;
-  }
-  if (run.mask) step.mask = run.mask + block.first * s.steps + t;
-  step.mask_stride = s.steps;
-  step.dh = run.d_state[d][0] + block.first * s.hidden;
-  if (run.c[d]) step.dc = run.d_state[d][1] + block.first * s.hidden;
-  step.d_gates = d_gates;
-  const float norm = static_cast<float>(std::sqrt(cell_backward(s, step)));
-
-  if (is_cut(run, d == 0 ? t : t + 1)) {
-    const std::size_t bytes = static_cast<std::size_t>(block.count * s.hidden) * sizeof(float);
-    std::memset(step.dh, 0, bytes);
-    if (step.dc) std::memset(step.dc, 0, bytes);
-    return norm;
-  }
-  GemmBlock product = {};
-  product.m = block.count;
-  product.n = s.hidden;
-  product.k = s.sums();
-  product.a = d_gates;
-  product.b = unit.shared + unit.layout.weight_hh;
-  product.c = step.dh;
-  product.ldc = s.hidden;
-  product.accumulate = 1;
-  kernels().gemm_step(&product, d_gate_stride(s));
-  return norm;
-}
-
 // dE/dx of a chunk of steps.
 void input_gradient(const Unit& unit, const SequenceBlock& block, Steps steps, const float* d_gates) {
   const RecurrentBackward& run = unit.run;
@@ -224,13 +175,77 @@ struct BackwardChunk {
         d_gates(unit.memory + unit.layout.d_gates + blocks.slot(i) * d_gate_stride(unit.run.shape)) {}
 };
 
+// Step t's nonlinear part.
+CellBackward cell_of_step(const Unit& unit, const SequenceBlock& block, Index t, float* d_gates) {
+  const RecurrentBackward& run = unit.run;
+  const RecurrentShape& s = run.shape;
+  const int d = unit.d;
+  const Index before = slot_before(d, t), after = slot_after(t), width = s.width(), columns = s.gate_columns();
+  CellBackward step = {};
+  step.rows = block.count;
+  step.width = s.hidden;
+  if (run.gates[d]) step.gates = run.gates[d] + block.step(s, t, columns);
+  step.gate_stride = columns;
+  step.h_before = run.h + block.slot(s, before, width) + d * s.hidden;
+  step.h = run.h + block.slot(s, after, width) + d * s.hidden;
+  step.h_stride = width;
+  if (run.c[d]) step.c_before = run.c[d] + block.slot(s, before, s.hidden);
+  if (run.dy) {
+    step.dy = run.dy + (block.first * s.steps + t) * width + d * s.hidden;
+    step.dy_stride = s.steps * width;
+  } else if (run.dy_slots) {
+    step.dy = run.dy_slots + block.slot(s, after, width) + d * s.hidden;
+    step.dy_stride = width;
+  }
+  if (run.mask) step.mask = run.mask + block.first * s.steps + t;
+  step.mask_stride = s.steps;
+  step.dh = run.d_state[d][0] + block.first * s.hidden;
+  if (run.c[d]) step.dc = run.d_state[d][1] + block.first * s.hidden;
+  step.d_gates = d_gates;
+  step.d_gate_stride = d_gate_stride(s);
+  return step;
+}
+
+// From step t to step t + way.
+void advance(const RecurrentBackward& run, Index way, CellBackward& step) {
+  const RecurrentShape& s = run.shape;
+  const Index rows = way * step.rows;
+  if (step.gates) step.gates += rows * s.gate_columns();
+  step.h_before += rows * s.width();
+  step.h += rows * s.width();
+  if (step.c_before) step.c_before += rows * s.hidden;
+  if (step.dy) step.dy += (run.dy ? way : rows) * s.width();
+  if (step.mask) step.mask += way;
+  step.d_gates += rows * d_gate_stride(s);
+}
+
+// From dE/dh(t) to dE/d(sums) and dE/dh before, step by step; notes |dE/dh(t)|.
 void backward_steps(const Unit& unit, const BackwardChunk& chunk) {
-  const RecurrentShape& s = unit.run.shape;
+  const RecurrentBackward& run = unit.run;
+  const RecurrentShape& s = run.shape;
+  const Index rows = chunk.block.count, count = chunk.steps.count(), way = unit.d == 1 ? 1 : -1;
+  const Index first = unit.d == 1 ? 0 : count - 1;
+  CellBackward step =
+      cell_of_step(unit, chunk.block, chunk.steps.begin + first, chunk.d_gates + first * rows * d_gate_stride(s));
+  GemmBlock product = {};
+  product.m = rows;
+  product.n = product.ldc = s.hidden;
+  product.k = s.sums();
+  product.b = unit.shared + unit.layout.weight_hh;
+  product.c = step.dh;
+  product.accumulate = 1;
   float* norms = unit.shared + unit.layout.norms + chunk.block.number * s.steps;
-  for (Index j = 0; j < chunk.steps.count(); ++j) {
-    const Index in_chunk = unit.d == 1 ? j : chunk.steps.count() - 1 - j;
-    const Index t = chunk.steps.begin + in_chunk;
-    norms[t] = backward_step(unit, chunk.block, t, chunk.d_gates + in_chunk * chunk.block.count * d_gate_stride(s));
+  for (Index j = 0, t = chunk.steps.begin + first; j < count; ++j, t += way) {
+    if (j > 0) advance(run, way, step);
+    norms[t] = static_cast<float>(std::sqrt(cell_backward(s, step)));
+    if (is_cut(run, unit.d == 0 ? t : t + 1)) {
+      const std::size_t bytes = static_cast<std::size_t>(rows * s.hidden) * sizeof(float);
+      std::memset(step.dh, 0, bytes);
+      if (step.dc) std::memset(step.dc, 0, bytes);
+    } else {
+      product.a = step.d_gates;
+      kernels().gemm_step(&product, d_gate_stride(s));
+    }
   }
 }
 

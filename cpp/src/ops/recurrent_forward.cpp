@@ -123,8 +123,8 @@ void project(const RecurrentForward& run, const ForwardWeights& weights, const F
   kernels().gemm_rows(&product, s.inputs);
 }
 
-void forward_step(const RecurrentForward& run, const ForwardWeights& weights, int d, const SequenceBlock& block,
-                  Index t, float* gates) {
+// Step t's nonlinear part.
+CellForward cell_of_step(const RecurrentForward& run, int d, const SequenceBlock& block, Index t, float* gates) {
   const RecurrentShape& s = run.shape;
   const Index before = slot_before(d, t), after = slot_after(t), width = s.width();
   CellForward step = {};
@@ -143,28 +143,49 @@ void forward_step(const RecurrentForward& run, const ForwardWeights& weights, in
   step.y_stride = s.steps * width;
   if (run.mask) step.mask = run.mask + block.first * s.steps + t;
   step.mask_stride = s.steps;
-  for (int i = 0; i < weights.recurrent_count; ++i) {
-    const Product& it = weights.recurrent[i];
-    GemmBlock product = {};
-    product.m = block.count;
-    product.n = it.columns;
-    product.k = s.hidden;
-    product.a = step.h_before;
-    product.b = it.packed;
-    product.c = gates + it.column;
-    product.ldc = s.gate_columns();
-    product.bias_col = it.bias;
-    product.accumulate = it.accumulate;
-    kernels().gemm_step(&product, width);
+  return step;
+}
+
+// From step t to step t + way: some additions instead of all those products.
+void advance(const RecurrentForward& run, Index way, CellForward& step) {
+  const RecurrentShape& s = run.shape;
+  const Index rows = way * step.rows;
+  step.gates += rows * s.gate_columns();
+  step.h_before += rows * s.width();
+  step.h += rows * s.width();
+  if (step.c && run.backward_follows) {
+    step.c_before += rows * s.hidden;
+    step.c += rows * s.hidden;
   }
-  cell_forward(s, step);
+  if (step.y) step.y += way * s.width();
+  if (step.mask) step.mask += way;
 }
 
 void forward_steps(const RecurrentForward& run, const ForwardWeights& weights, int d, const ForwardChunk& chunk) {
+  const RecurrentShape& s = run.shape;
+  const Index rows = chunk.block.count, width = s.width(), way = d == 0 ? 1 : -1;
+  const Index first = d == 0 ? 0 : chunk.steps.count() - 1;
+  CellForward step =
+      cell_of_step(run, d, chunk.block, chunk.steps.begin + first, chunk.gates + first * rows * s.gate_columns());
+  GemmBlock product[2] = {};
+  for (int i = 0; i < weights.recurrent_count; ++i) {
+    const Product& it = weights.recurrent[i];
+    product[i].m = rows;
+    product[i].n = it.columns;
+    product[i].k = s.hidden;
+    product[i].b = it.packed;
+    product[i].ldc = s.gate_columns();
+    product[i].bias_col = it.bias;
+    product[i].accumulate = it.accumulate;
+  }
   for (Index j = 0; j < chunk.steps.count(); ++j) {
-    const Index in_chunk = d == 0 ? j : chunk.steps.count() - 1 - j;
-    forward_step(run, weights, d, chunk.block, chunk.steps.begin + in_chunk,
-                 chunk.gates + in_chunk * chunk.block.count * run.shape.gate_columns());
+    if (j > 0) advance(run, way, step);
+    for (int i = 0; i < weights.recurrent_count; ++i) {
+      product[i].a = step.h_before;
+      product[i].c = step.gates + weights.recurrent[i].column;
+      kernels().gemm_step(&product[i], width);
+    }
+    cell_forward(s, step);
   }
 }
 
