@@ -15,6 +15,7 @@ import numpy as np
 
 import deepnet
 from deepnet import _models, callbacks, data, nn, optim
+from deepnet._states import states_put_aside
 from deepnet.cli import CommandError, check_writable, count
 
 if TYPE_CHECKING:
@@ -180,17 +181,16 @@ def bits_per_character(net: nn.Layer, text: Text) -> float:
 
     The text is read in one go; a network that is not stateful reads it in pieces of 1,024 characters instead.
     """
-    net.reset_state()
     total, count = 0.0, 0
-    for x, labels in text.batches(1, _CHUNK):
-        logits = net.predict(x).astype(np.float64)
-        if logits.shape != x.shape:
-            raise CommandError(f"expected a network from {x.shape} to as many outputs, got {logits.shape}")
-        logits -= logits.max(axis=-1, keepdims=True)
-        chosen = np.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        total += float((np.log(np.exp(logits).sum(axis=-1)) - chosen).sum())
-        count += labels.size
-    net.reset_state()
+    with states_put_aside(net):
+        for x, labels in text.batches(1, _CHUNK):
+            logits = net.predict(x).astype(np.float64)
+            if logits.shape != x.shape:
+                raise CommandError(f"expected a network from {x.shape} to as many outputs, got {logits.shape}")
+            logits -= logits.max(axis=-1, keepdims=True)
+            chosen = np.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+            total += float((np.log(np.exp(logits).sum(axis=-1)) - chosen).sum())
+            count += labels.size
     return total / count / math.log(2.0)
 
 

@@ -78,6 +78,17 @@ class RecurrentLayer : public Layer {
  protected:
   /// carried_state(), for a batch of that size.
   std::vector<Tensor> carried(Index batch) const;
+  /// At the end of a forward: a stateful layer carries the final state on, copy_of_state(); any other has left one in
+  /// the cache that is newer than what it carries. A rehearsal leaves nothing.
+  template <class Copy>
+  void leave_state(const ForwardCall& call, bool stateful, Copy copy_of_state) const {
+    if (call.rehearsal) return;
+    if (stateful) {
+      carried_.set(copy_of_state());
+    } else if (call.cache) {
+      carried_.supersede();
+    }
+  }
 
   mutable CarriedState carried_;
 };
@@ -139,7 +150,7 @@ class RecurrentStack : public RecurrentLayer {
   void check_mask(const ForwardCall& call) const;
   void check_step(const Tensor& x_t) const;
   std::vector<Tensor> initial_state(const ForwardCall& call) const;
-  void carry(const Run& run) const;
+  std::vector<Tensor> copy_of_state(const Run& run) const;
   InputDropout dropout_of(bool training, std::uint64_t key, Index layer) const;
   void forward_layer(const Run& run, Index layer, const InputDropout& dropout, float* y) const;
   void backward_layer(const Run& run, const BackwardCall& call, Index layer, const float* dy_slots, float* const* dx);

@@ -94,13 +94,13 @@ Memory RecurrentStack::memory(const std::vector<Shape>& inputs, bool training) c
 
 // --- states ------------------------------------------------------------------------------------------------------
 
-void RecurrentStack::carry(const Run& run) const {
+std::vector<Tensor> RecurrentStack::copy_of_state(const Run& run) const {
   std::vector<Tensor> state;
   for (int i = 0; i < state_count(); ++i) {
     state.push_back(
         Tensor::borrow(run.memory + run.layout.state[i], {state_rows(), run.input[0], hidden_size}).clone());
   }
-  carried_.set(std::move(state));
+  return state;
 }
 
 std::vector<Tensor> RecurrentStack::final_state(void* cache, const Shape& input) const {
@@ -169,12 +169,7 @@ void RecurrentStack::forward(const ForwardCall& call) const {
     }
   }
   run.memory[layout.norms] = -1.0f;
-  if (call.rehearsal) return;
-  if (options.stateful) {
-    carry(run);
-  } else if (layout.keep) {
-    carried_.supersede();
-  }
+  leave_state(call, options.stateful, [&] { return copy_of_state(run); });
 }
 
 // dx: each direction's share, or null.

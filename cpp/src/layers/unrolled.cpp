@@ -282,13 +282,10 @@ void Recurrent::forward(const ForwardCall& call) const {
     copy_columns(layout.batch, parts_[0], last.data(), width_, call.output->data(), parts_[0]);
   }
   *steps.at(layout.norms) = -1.0f;  // no backward yet
-  if (call.rehearsal) return;
-  if (options.stateful) {
+  leave_state(call, options.stateful, [&] {
     for (Tensor& part : parts) part = part.clone();
-    carried_.set(std::move(parts));
-  } else if (layout.keep) {
-    carried_.supersede();
-  }
+    return parts;
+  });
 }
 
 void Recurrent::forward_step(const Steps& steps, Index i, const ForwardCall& call) const {
