@@ -4,8 +4,7 @@ namespace {
 
 // Lane i for i < n, `value` from n on; n may be above W.
 inline vf fill_from(int64_t n, float value, vf v) {
-  vi lane = {};
-  for (int i = 0; i < W; ++i) lane[i] = i;
+  const vi lane = (vi)lane_numbers();
   return n >= W ? v : select(lane < (int32_t)n, v, broadcast(value));
 }
 

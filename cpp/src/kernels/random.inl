@@ -8,36 +8,47 @@ namespace {
 
 constexpr int philox_lanes = 16, philox_block = 4 * philox_lanes;
 
-typedef uint64_t vu_wide __attribute__((vector_size(4 * W)));
-
 // The halves of the lanes' 64-bit products a b: even lanes and odd lanes are multiplied apart.
 struct WideProduct {
   vu high, low;
 };
-inline WideProduct multiply_wide(vu a, uint64_t b) {
+inline WideProduct multiply_wide(vu a, uint32_t b) {
   constexpr uint64_t low_half = 0xffffffffu;
-  const vu_wide even = ((vu_wide)a & low_half) * b, odd = ((vu_wide)a >> 32) * b;
+  const vu_wide even = multiply_even(a, vu{} + b), odd = multiply_even((vu)((vu_wide)a >> 32), vu{} + b);
   return {(vu)((even >> 32) | (odd & ~low_half)), (vu)((even & low_half) | (odd << 32))};
 }
 
-// The words of counters first_counter ... first_counter + 15, a multiple of 16, so that its low half never carries.
+struct PhiloxState {
+  vu c[4];
+
+  void round(uint32_t k0, uint32_t k1) {
+    const WideProduct p0 = multiply_wide(c[0], 0xD2511F53u), p1 = multiply_wide(c[2], 0xCD9E8D57u);
+    c[0] = p1.high ^ c[1] ^ k0;
+    c[2] = p0.high ^ c[3] ^ k1;
+    c[1] = p1.low;
+    c[3] = p0.low;
+  }
+};
+
+// The words of counters first_counter ... first_counter + 15, a multiple of 16, so that its low half never carries. Two
+// vectors of counters at once, because a round waits for its products.
 inline void philox(uint64_t key, uint64_t first_counter, uint32_t* words) {
-  for (int first = 0; first < philox_lanes; first += W) {
-    vu c0 = vu{} + ((uint32_t)first_counter + (uint32_t)first), c1 = vu{} + (uint32_t)(first_counter >> 32);
-    for (int i = 0; i < W; ++i) c0[i] += (uint32_t)i;
-    vu c2 = {}, c3 = {};
+  constexpr int at_once = W < philox_lanes ? 2 : 1;
+  for (int first = 0; first < philox_lanes; first += at_once * W) {
+    PhiloxState state[at_once];
+    for (int s = 0; s < at_once; ++s) {
+      const uint32_t counter = (uint32_t)first_counter + (uint32_t)(first + s * W);
+      state[s] = {{lane_numbers() + counter, vu{} + (uint32_t)(first_counter >> 32), vu{}, vu{}}};
+    }
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+#pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-      const WideProduct p0 = multiply_wide(c0, 0xD2511F53u), p1 = multiply_wide(c2, 0xCD9E8D57u);
-      c0 = p1.high ^ c1 ^ k0;
-      c2 = p0.high ^ c3 ^ k1;
-      c1 = p1.low;
-      c3 = p0.low;
+      for (int s = 0; s < at_once; ++s) state[s].round(k0, k1);
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    const vu c[4] = {c0, c1, c2, c3};
-    for (int w = 0; w < 4; ++w) store_int((int32_t*)words + w * philox_lanes + first, (vi)c[w]);
+    for (int s = 0; s < at_once; ++s)
+      for (int w = 0; w < 4; ++w) store_int((int32_t*)words + w * philox_lanes + first + s * W, (vi)state[s].c[w]);
   }
 }
 

@@ -70,6 +70,13 @@ struct LanesUpTo<0, I...> {
 };
 typedef LanesUpTo<W>::type AllLanes;
 
+template <int... I>
+inline vu numbers_of(Lanes<I...>) {
+  return vu{I...};
+}
+// 0, 1, ..., W - 1.
+inline vu lane_numbers() { return numbers_of(AllLanes()); }
+
 // Of the 2 W floats (low, high): those in even places, and in odd ones.
 template <int... I>
 inline vf even_lanes(vf low, vf high, Lanes<I...>) {

@@ -12,6 +12,7 @@ constexpr int W = 4;
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
 typedef uint32_t vu __attribute__((vector_size(16)));
+typedef uint64_t vu_wide __attribute__((vector_size(16)));
 
 typedef vi vmask;
 
@@ -53,5 +54,7 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
 }
 
 inline vf reciprocal(vf x) { return 1.0f / x; }
+// a b of lanes 0 and 2.
+inline vu_wide multiply_even(vu a, vu b) { return ((vu_wide)a & 0xffffffffu) * ((vu_wide)b & 0xffffffffu); }
 
 }  // namespace

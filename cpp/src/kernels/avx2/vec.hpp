@@ -14,6 +14,7 @@ constexpr int GEMM_MR = 6, GEMM_NV = 2;
 typedef float vf __attribute__((vector_size(32)));
 typedef int32_t vi __attribute__((vector_size(32)));
 typedef uint32_t vu __attribute__((vector_size(32)));
+typedef uint64_t vu_wide __attribute__((vector_size(32)));
 
 typedef vi vmask;
 
@@ -58,5 +59,7 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
 
 inline vf square_root(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
 inline vf reciprocal(vf x) { return 1.0f / x; }
+// a b of lanes 0, 2, 4, ...
+inline vu_wide multiply_even(vu a, vu b) { return (vu_wide)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 
 }  // namespace

@@ -14,6 +14,7 @@ constexpr int GEMM_MR = 14, GEMM_NV = 2;
 typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
 typedef uint32_t vu __attribute__((vector_size(64)));
+typedef uint64_t vu_wide __attribute__((vector_size(64)));
 
 typedef __mmask16 vmask;
 
@@ -41,6 +42,9 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
 
 // Masked: GCC 12 takes the other form for a read of uninitialised lanes.
 inline vf square_root(vf x) { return (vf)_mm512_maskz_sqrt_ps(0xffff, (__m512)x); }
+
+// a b of lanes 0, 2, 4, ...
+inline vu_wide multiply_even(vu a, vu b) { return (vu_wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b); }
 
 // 1 / x within 1 ulp, for normal x of normal reciprocal: an estimate of 14 bits and a step of Newton's method.
 inline vf reciprocal(vf x) {
