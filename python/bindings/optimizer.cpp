@@ -47,6 +47,15 @@ T argument(const char* kind, const char* name, py::handle from) {
   return value;
 }
 
+// PyTorch's optimizers are given the parameters where these are given the learning rate.
+double learning_rate(const char* kind, py::handle lr) {
+  if (py::isinstance<py::dict>(lr) || py::isinstance<py::list>(lr) || PyIter_Check(lr.ptr())) {
+    throw TypeError(std::string("[") + kind + "] expected lr to be a number, got a " + Py_TYPE(lr.ptr())->tp_name +
+                    ": an optimizer is given no parameters; Trainer, fit and step take the network, and it finds them");
+  }
+  return argument<double>(kind, "lr", lr);
+}
+
 template <class O, class... Bases, class T>
 void setting(py::class_<O, Bases...>& type, const char* name, T O::* member, const char* doc) {
   type.def_property(
@@ -155,7 +164,7 @@ SGD(lr=0.01, momentum=0.9, weight_decay=0.0, nesterov=False)
 )doc");
   type.def(py::init([](py::handle lr, py::handle momentum, py::handle weight_decay, py::handle nesterov) {
              const auto number = [](const char* name, py::handle from) { return argument<double>("SGD", name, from); };
-             return std::make_unique<SGD>(number("lr", lr), number("momentum", momentum),
+             return std::make_unique<SGD>(learning_rate("SGD", lr), number("momentum", momentum),
                                           number("weight_decay", weight_decay),
                                           argument<bool>("SGD", "nesterov", nesterov));
            }),
@@ -171,7 +180,7 @@ template <class A, class... Bases>
 void def_adam_init(py::class_<A, Bases...>& type, const char* kind, double default_decay) {
   type.def(py::init([kind](py::handle lr, py::handle betas, py::handle eps, py::handle decay, py::handle amsgrad) {
              return std::make_unique<A>(
-                 argument<double>(kind, "lr", lr), argument<std::pair<double, double>>(kind, "betas", betas),
+                 learning_rate(kind, lr), argument<std::pair<double, double>>(kind, "betas", betas),
                  argument<double>(kind, "eps", eps), argument<double>(kind, "weight_decay", decay),
                  argument<bool>(kind, "amsgrad", amsgrad));
            }),
@@ -346,7 +355,7 @@ RMSprop(lr=0.25, alpha=0.75, eps=1e-08, weight_decay=0.0, momentum=0.0, centered
              const auto number = [](const char* name, py::handle from) {
                return argument<double>("RMSprop", name, from);
              };
-             return std::make_unique<RMSprop>(number("lr", lr), number("alpha", alpha), number("eps", eps),
+             return std::make_unique<RMSprop>(learning_rate("RMSprop", lr), number("alpha", alpha), number("eps", eps),
                                               number("weight_decay", weight_decay), number("momentum", momentum),
                                               argument<bool>("RMSprop", "centered", centered));
            }),

@@ -36,6 +36,18 @@ WRONG = {
     "relu: any": (lambda: nn.ReLU(1), "[ReLU] expected arguments (), got (1)"),
     "loss": (lambda: nn.CrossEntropyLoss(axis="last"), "[CrossEntropyLoss] expected axis to be an int, got 'last'"),
     "sgd": (lambda: optim.SGD("0.1"), "[SGD] expected lr to be a number, got '0.1'"),
+    "sgd: parameters": (
+        lambda: optim.SGD(nn.Linear(1, 1).parameters()),
+        "[SGD] expected lr to be a number, got a dict: an optimizer",
+    ),
+    "adam: a list of parameters": (
+        lambda: optim.Adam([*nn.Linear(1, 1).parameters().values()]),
+        "got a list: an optimizer",
+    ),
+    "rmsprop: a generator": (
+        lambda: optim.RMSprop(p for p in nn.Linear(1, 1).parameters()),
+        "got a generator: an optimizer",
+    ),
     "sgd: attribute": (lambda: setattr(optim.SGD(0.1), "lr", "1"), "[SGD] expected lr to be a number"),
     "threads": (lambda: dn.set_num_threads(1.5), "[set_num_threads] expected n to be an int, got 1.5"),
     "with threads": (lambda: dn.threads("two"), "[threads] expected n to be an int, got 'two'"),
