@@ -31,7 +31,7 @@ class FlushDenormals {
 namespace detail {
 void run_pieces(Index pieces, void (*piece)(void* context, Index index), void* context);
 /// Between two looks at what another thread does: some cycles at first, later, in case it waits for this core, longer.
-void wait_a_little(int tries);
+void wait_a_little(unsigned tries);
 }  // namespace detail
 
 /// Calls fn(begin, end) for [0, n) in pieces of `grain` items, the last one shorter, on several threads where
@@ -98,7 +98,7 @@ class SideJobs {
  private:
   template <class Try>
   void wait_until(Index end, Try&& try_next) {
-    for (int tries = 0; done_.load(std::memory_order_acquire) < end;) {
+    for (unsigned tries = 0; done_.load(std::memory_order_acquire) < end;) {
       if (try_next()) {
         tries = 0;
       } else {

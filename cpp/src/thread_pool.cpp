@@ -54,7 +54,7 @@ bool spin(std::chrono::microseconds limit, Done&& done) {
 
 }  // namespace
 
-void detail::wait_a_little(int tries) {
+void detail::wait_a_little(unsigned tries) {
   if (tries < 1000) {
     pause();
   } else {
