@@ -62,6 +62,9 @@ struct BackwardWorkspace {
   }
 };
 
+// Unit 0 makes its gradients where they are wanted, unless they are to be added to what stands there.
+bool is_in_place(const RecurrentBackward& run, Index unit) { return unit == 0 && !run.accumulate; }
+
 // A direction's blocks share packed weights; a unit has its memory.
 struct Unit {
   const RecurrentBackward& run;
@@ -69,6 +72,19 @@ struct Unit {
   int d;
   float* shared;
   float* memory;
+  float *weight_ih, *weight_hh, *columns;  // what it adds up
+
+  Unit(const RecurrentBackward& run, const BackwardWorkspace& layout, const RecurrentBlocks& blocks, int d,
+       Index number)
+      : run(run), layout(layout), d(d), shared(run.workspace + d * layout.direction.floats) {
+    const RecurrentShape& s = run.shape;
+    const UnitGradients at(s);
+    memory = run.workspace + s.directions * layout.direction.floats + (d * blocks.units + number) * layout.unit.floats;
+    float* own = memory + layout.gradients;
+    weight_ih = is_in_place(run, number) ? run.gradients[d].weight_ih : own + at.weight_ih;
+    weight_hh = is_in_place(run, number) ? run.gradients[d].weight_hh : own + at.weight_hh;
+    columns = own + at.columns;
+  }
 };
 
 // W as the right-hand side of dE/d(sums) W. W_hh's rows come in the order of the gates' columns.
@@ -122,11 +138,9 @@ void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps,
   const RecurrentBackward& run = unit.run;
   const RecurrentShape& s = run.shape;
   const BackwardWorkspace& layout = unit.layout;
-  const UnitGradients gradients(s);
   const KernelTable& kernel = kernels();
   const Index rows = steps.count() * block.count, columns = s.gate_columns(), stride = d_gate_stride(s),
               width = s.width();
-  float* sum = unit.memory + layout.gradients;
   float *packed_h = unit.memory + layout.packed_h, *packed_x = unit.memory + layout.packed_x;
 
   const Index x_at = block.slot(s, slot_after(steps.begin), s.inputs);
@@ -139,7 +153,7 @@ void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps,
   const float* h = run.h + block.slot(s, slot_before(unit.d, steps.begin), width) + unit.d * s.hidden;
   kernel.pack_b(h, width, 1, rows, s.hidden, rows, packed_h);
   kernel.pack_b(x, s.inputs, 1, rows, s.inputs, rows, packed_x);
-  kernel.sum_rows(rows, columns, d_gates, stride, sum + gradients.columns, !first);
+  kernel.sum_rows(rows, columns, d_gates, stride, unit.columns, !first);
   const Parts parts = parts_of(s);
   for (int i = 0; i < parts.count; ++i) {
     const Part& part = parts.part[i];
@@ -151,13 +165,13 @@ void weight_gradients(const Unit& unit, const SequenceBlock& block, Steps steps,
     if (part.row_hh != none) {
       product.n = product.ldc = s.hidden;
       product.b = packed_h;
-      product.c = sum + gradients.weight_hh + part.row_hh * s.hidden;
+      product.c = unit.weight_hh + part.row_hh * s.hidden;
       kernel.gemm_columns(&product, stride);
     }
     if (part.row_ih != none) {
       product.n = product.ldc = s.inputs;
       product.b = packed_x;
-      product.c = sum + gradients.weight_ih + part.row_ih * s.inputs;
+      product.c = unit.weight_ih + part.row_ih * s.inputs;
       kernel.gemm_columns(&product, stride);
     }
   }
@@ -254,12 +268,11 @@ void gradients_of_chunk(const Unit& unit, const BackwardChunk& chunk, bool first
   weight_gradients(unit, chunk.block, chunk.steps, chunk.d_gates, first);
 }
 
-// out = or += the units' arrays, added in their order.
-void add_units(Index n, const float* units, Index count, Index stride, float* out, bool accumulate) {
-  const std::size_t size = sizeof(float);
-  parallel_for(n, grain_for(static_cast<double>(count), 64), [&](Index begin, Index end) {
-    if (!accumulate) std::memset(out + begin, 0, static_cast<std::size_t>(end - begin) * size);
-    for (Index i = 0; i < count; ++i) kernels().add(end - begin, units + i * stride + begin, out + begin);
+// out += the arrays of units [first, count), added in their order.
+void add_units(Index n, const float* units, Index first, Index count, Index stride, float* out) {
+  if (first == count) return;
+  parallel_for(n, grain_for(static_cast<double>(count - first), 64), [&](Index begin, Index end) {
+    for (Index i = first; i < count; ++i) kernels().add(end - begin, units + i * stride + begin, out + begin);
   });
 }
 
@@ -268,12 +281,14 @@ void finish_gradients(const RecurrentBackward& run, const RecurrentBlocks& block
   const RecurrentShape& s = run.shape;
   const RecurrentGradients& out = run.gradients[d];
   const UnitGradients at(s);
-  const auto add = [&](Index from, Index n, float* to) {
-    add_units(n, units + from, blocks.units, stride, to, run.accumulate);
-  };
-  add(at.weight_ih, s.sums() * s.inputs, out.weight_ih);
-  add(at.weight_hh, s.sums() * s.hidden, out.weight_hh);
+  const Index first = is_in_place(run, 0) ? 1 : 0;
+  add_units(s.sums() * s.inputs, units + at.weight_ih, first, blocks.units, stride, out.weight_ih);
+  add_units(s.sums() * s.hidden, units + at.weight_hh, first, blocks.units, stride, out.weight_hh);
   if (out.bias_ih == nullptr) return;
+  const auto add = [&](Index from, Index n, float* to) {
+    if (!run.accumulate) std::memset(to, 0, static_cast<std::size_t>(n) * sizeof(float));
+    add_units(n, units + from, 0, blocks.units, stride, to);
+  };
   const Parts parts = parts_of(s);
   for (int i = 0; i < parts.count; ++i) {
     const Part& part = parts.part[i];
@@ -307,9 +322,7 @@ void recurrent_backward(const RecurrentBackward& run) {
   float* units = run.workspace + s.directions * layout.direction.floats;
   for (int d = 0; d < s.directions; ++d) pack_weights(run, layout, d, run.workspace + d * layout.direction.floats);
   const auto unit_of = [&](const RecurrentUnit& walk) {
-    const int d = walk.direction;
-    return Unit{run, layout, d, run.workspace + d * layout.direction.floats,
-                units + (d * blocks.units + walk.number) * layout.unit.floats};
+    return Unit(run, layout, blocks, walk.direction, walk.number);
   };
   const auto gradients_of = [&](const RecurrentUnit& walk) {
     return [&](Index i) {
