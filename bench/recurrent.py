@@ -18,8 +18,13 @@ from timing import Step, cpu_name, format_seconds, interleave
 import deepnet
 from deepnet import nn, optim
 
+try:
+    from jax_twin import jax_rnn_step
+except ImportError:
+    jax_rnn_step = None
+
 LR = 0.01
-OURS, THEIRS = "deepnet", "PyTorch"
+OURS, THEIRS, JAX = "deepnet", "PyTorch", "JAX"
 
 
 class Work(NamedTuple):
@@ -60,8 +65,8 @@ def main() -> None:
     deepnet.set_num_threads(options.threads)
     print(f"{cpu_name()}, threads: {options.threads}, rounds: {options.repeats}")
     print(f"deepnet {deepnet.__version__} ({deepnet.active_isa()}), PyTorch {torch.__version__}\n")
-    print(f"| layer | input | hidden | {OURS} | {THEIRS} | {THEIRS} / {OURS} | quartiles |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+    print(f"| layer | input | hidden | {OURS} | {THEIRS} | {THEIRS} / {OURS} | quartiles | {JAX} |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|")
     for name in options.only or WORKS:
         work = WORKS[name]
         torch.manual_seed(0)
@@ -82,7 +87,8 @@ def _row(work: Work, times: dict[str, list[float]]) -> str:
     ours, theirs = median(times[OURS]), median(times[THEIRS])
     low, _, high = quantiles((b / a for a, b in zip(times[OURS], times[THEIRS], strict=True)), method="inclusive")
     cells = [f"| {work}", format_seconds(ours), format_seconds(theirs), f"**{theirs / ours:.2f}**"]
-    return " | ".join([*cells, f"{low:.2f} to {high:.2f} |"])
+    jax = format_seconds(median(times[JAX])) if JAX in times else ""
+    return " | ".join([*cells, f"{low:.2f} to {high:.2f}", f"{jax} |"])
 
 
 def _training_steps(work: Work) -> dict[str, Step]:
@@ -104,12 +110,16 @@ def _training_steps(work: Work) -> dict[str, Step]:
         optimizer.step()
         return float(loss.detach())
 
+    steps: dict[str, Step] = {OURS: lambda: trainer.step(x, target), THEIRS: step}
+    if jax_rnn_step is not None and work.kind == "RNN" and work.layers == 1:
+        steps[JAX] = jax_rnn_step(net[0], x, target, LR)
+        require_close("JAX's loss", steps[JAX](), float(loss_of(twin(x_t)[0], target_t).detach()), TOLERANCE)
     before = net.state_dict()
     require_close("loss", trainer.step(x, target), step(), TOLERANCE)
     after = {f"0.{name}": value.numpy() for name, value in twin.state_dict().items()}
     for name, value in net.state_dict().items():
         require_close(f"change of {name}", value - before[name], after[name] - before[name], TOLERANCE)
-    return {OURS: lambda: trainer.step(x, target), THEIRS: step}
+    return steps
 
 
 def _single_steps(work: Work) -> dict[str, Step]:

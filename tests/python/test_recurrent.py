@@ -19,6 +19,7 @@ STACKS = [
     (40, 6, 8, 16, {}),
     (2, 100, 4, 9, {}),
     (1, 300, 16, 32, {}),
+    (2, 90, 40, 70, {"bidirectional": True}),
     (4, 7, 5, 6, {"num_layers": 2}),
     (5, 6, 4, 31, {"num_layers": 3}),
     (3, 8, 5, 7, {"bidirectional": True}),
@@ -531,6 +532,26 @@ def test_dropout_gradient(kind, rng):
     step = 1e-2
     difference = np.sum(dy * (np.float64(run(x + step * v)) - run(x - step * v))) / (2 * step)
     np.testing.assert_allclose(slope, difference, rtol=5e-3)
+
+
+# --- gradients that are made anew, and added up ----------------------------------------------------------------------
+
+
+@every_kind
+@every_stack
+def test_a_trainer_makes_the_gradients_that_backward_adds_up(kind, stack, rng):
+    net = nn.Sequential(make(kind, stack))
+    x = normal(rng, stack[:3])
+    y = 1e4 * normal(rng, net(x).shape)  # so that gradients are large beside the weights
+    loss, before = nn.MSELoss(), net.state_dict()
+    for _ in range(2):
+        loss(net(x), y)
+        net.backward(loss.backward())
+    twice = {name: parameter.grad.copy() for name, parameter in net.parameters().items()}
+    dn.Trainer(net, loss, optim.SGD(lr=1.0)).step(x, y)
+    for name, parameter in net.parameters().items():
+        step = before[name] - parameter.data
+        np.testing.assert_allclose(step, twice[name] / 2, rtol=0, atol=1e-5 * np.abs(step).max(), err_msg=name)
 
 
 # --- bits ------------------------------------------------------------------------------------------------------------
