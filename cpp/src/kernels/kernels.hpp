@@ -142,7 +142,7 @@ struct CellBackward {
   const float* h;
   int64_t h_stride;
   const float* c_before;  // LSTM only
-  const float* dy;  // or null
+  const float* dy;        // or null
   int64_t dy_stride;
   const float* mask;
   int64_t mask_stride;
