@@ -19,12 +19,12 @@ STACKS = [
     (40, 6, 8, 16, {}),
     (2, 100, 4, 9, {}),
     (1, 300, 16, 32, {}),
-    (2, 90, 40, 70, {"bidirectional": True}),
     (4, 7, 5, 6, {"num_layers": 2}),
     (5, 6, 4, 31, {"num_layers": 3}),
     (3, 8, 5, 7, {"bidirectional": True}),
     (19, 5, 6, 15, {"num_layers": 2, "bidirectional": True}),
     (3, 6, 4, 5, {"num_layers": 3, "bidirectional": True, "bias": False}),
+    (2, 90, 40, 70, {"bidirectional": True}),
 ]
 every_stack = pytest.mark.parametrize("stack", STACKS, ids=lambda s: "x".join(map(str, s[:4])) + "".join(s[4]))
 
