@@ -42,13 +42,11 @@ struct UnitGradients {
 // apart, they fall into all sets of the first-level cache.
 Index d_gate_stride(const RecurrentShape& s) { return round_up(s.gate_columns(), 32) + 16; }
 
-struct BackwardWorkspace {
-  Pieces direction, unit;
+struct BackwardWorkspace : UnitWorkspace {
   Index weight_hh, weight_ih, norms;                      // of a direction
   Index gradients, d_gates, packed_h, packed_x, dropped;  // of a unit
-  Index total;
 
-  BackwardWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks) {
+  BackwardWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks) : UnitWorkspace(s, blocks) {
     const Index rows = blocks.chunk * blocks.rows;
     weight_hh = direction.take(packed_floats(s.sums(), s.hidden));
     weight_ih = direction.take(packed_floats(s.sums(), s.inputs));
@@ -58,7 +56,6 @@ struct BackwardWorkspace {
     packed_h = unit.take(packed_floats(rows, s.hidden));
     packed_x = unit.take(packed_floats(rows, s.inputs));
     dropped = unit.take(rows * s.inputs);
-    total = s.directions * (direction.floats + blocks.units * unit.floats);
   }
 };
 
@@ -74,12 +71,13 @@ struct Unit {
   float* memory;
   float *weight_ih, *weight_hh, *columns;  // what it adds up
 
-  Unit(const RecurrentBackward& run, const BackwardWorkspace& layout, const RecurrentBlocks& blocks, int d,
-       Index number)
-      : run(run), layout(layout), d(d), shared(run.workspace + d * layout.direction.floats) {
-    const RecurrentShape& s = run.shape;
-    const UnitGradients at(s);
-    memory = run.workspace + s.directions * layout.direction.floats + (d * blocks.units + number) * layout.unit.floats;
+  Unit(const RecurrentBackward& run, const BackwardWorkspace& layout, int d, Index number)
+      : run(run),
+        layout(layout),
+        d(d),
+        shared(layout.of_direction(run.workspace, d)),
+        memory(layout.of_unit(run.workspace, d, number)) {
+    const UnitGradients at(run.shape);
     float* own = memory + layout.gradients;
     weight_ih = is_in_place(run, number) ? run.gradients[d].weight_ih : own + at.weight_ih;
     weight_hh = is_in_place(run, number) ? run.gradients[d].weight_hh : own + at.weight_hh;
@@ -276,18 +274,18 @@ void add_units(Index n, const float* units, Index first, Index count, Index stri
   });
 }
 
-void finish_gradients(const RecurrentBackward& run, const RecurrentBlocks& blocks, const float* units, Index stride,
-                      int d) {
+void finish_gradients(const RecurrentBackward& run, const BackwardWorkspace& layout, int d) {
   const RecurrentShape& s = run.shape;
   const RecurrentGradients& out = run.gradients[d];
   const UnitGradients at(s);
-  const Index first = is_in_place(run, 0) ? 1 : 0;
-  add_units(s.sums() * s.inputs, units + at.weight_ih, first, blocks.units, stride, out.weight_ih);
-  add_units(s.sums() * s.hidden, units + at.weight_hh, first, blocks.units, stride, out.weight_hh);
+  const float* units = layout.of_unit(run.workspace, d, 0) + layout.gradients;
+  const Index first = is_in_place(run, 0) ? 1 : 0, count = layout.units, stride = layout.unit.floats;
+  add_units(s.sums() * s.inputs, units + at.weight_ih, first, count, stride, out.weight_ih);
+  add_units(s.sums() * s.hidden, units + at.weight_hh, first, count, stride, out.weight_hh);
   if (out.bias_ih == nullptr) return;
   const auto add = [&](Index from, Index n, float* to) {
     if (!run.accumulate) std::memset(to, 0, static_cast<std::size_t>(n) * sizeof(float));
-    add_units(n, units + from, 0, blocks.units, stride, to);
+    add_units(n, units + from, 0, count, stride, to);
   };
   const Parts parts = parts_of(s);
   for (int i = 0; i < parts.count; ++i) {
@@ -312,18 +310,15 @@ void finish_norms(const RecurrentBackward& run, const RecurrentBlocks& blocks, c
 }  // namespace
 
 std::size_t recurrent_backward_workspace(const RecurrentShape& s) {
-  return static_cast<std::size_t>(BackwardWorkspace(s, RecurrentBlocks(s)).total);
+  return BackwardWorkspace(s, RecurrentBlocks(s)).total();
 }
 
 void recurrent_backward(const RecurrentBackward& run) {
   const RecurrentShape& s = run.shape;
   const RecurrentBlocks blocks(s);
   const BackwardWorkspace layout(s, blocks);
-  float* units = run.workspace + s.directions * layout.direction.floats;
-  for (int d = 0; d < s.directions; ++d) pack_weights(run, layout, d, run.workspace + d * layout.direction.floats);
-  const auto unit_of = [&](const RecurrentUnit& walk) {
-    return Unit(run, layout, blocks, walk.direction, walk.number);
-  };
+  for (int d = 0; d < s.directions; ++d) pack_weights(run, layout, d, layout.of_direction(run.workspace, d));
+  const auto unit_of = [&](const RecurrentUnit& walk) { return Unit(run, layout, walk.direction, walk.number); };
   const auto gradients_of = [&](const RecurrentUnit& walk) {
     return [&](Index i) {
       const Unit unit = unit_of(walk);
@@ -343,9 +338,8 @@ void recurrent_backward(const RecurrentBackward& run) {
       },
       [&](const RecurrentUnit& walk, SideJobs& jobs) { jobs.help(walk.length(), gradients_of(walk)); });
   for (int d = 0; d < s.directions; ++d) {
-    const float* gradients = units + d * blocks.units * layout.unit.floats + layout.gradients;
-    finish_gradients(run, blocks, gradients, layout.unit.floats, d);
-    finish_norms(run, blocks, run.workspace + d * layout.direction.floats + layout.norms, d);
+    finish_gradients(run, layout, d);
+    finish_norms(run, blocks, layout.of_direction(run.workspace, d) + layout.norms, d);
   }
 }
 

@@ -97,4 +97,19 @@ struct Pieces {
   }
 };
 
+/// A workspace with a part for each direction and, behind these, one for each direction's units.
+struct UnitWorkspace {
+  UnitWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks)
+      : directions(s.directions), units(blocks.units) {}
+
+  float* of_direction(float* memory, int d) const { return memory + d * direction.floats; }
+  float* of_unit(float* memory, int d, Index number) const {
+    return memory + directions * direction.floats + (d * units + number) * unit.floats;
+  }
+  std::size_t total() const { return static_cast<std::size_t>(directions * (direction.floats + units * unit.floats)); }
+
+  const Index directions, units;
+  Pieces direction, unit;
+};
+
 }  // namespace deepnet

@@ -32,12 +32,10 @@ RecurrentBlocks::RecurrentBlocks(const RecurrentShape& s) {
 
 namespace {
 
-// Columns of the gates that a product with h makes, and the panels of W_hh^T for it.
+// A product of h and panels of W_hh^T, and the gates' column where its result begins. A step adds the rows of h.
 struct Product {
-  Index column, columns;
-  bool accumulate;
-  const float* bias;
-  const float* packed;
+  Index column;
+  GemmBlock block;
 };
 
 // What a direction's blocks share. The GRU's b stands alone: it is not added to W_ih x.
@@ -48,13 +46,11 @@ struct ForwardWeights {
   const float* bias;       // added to W_ih x: both biases, but for the GRU's b_hn; or null
 };
 
-struct ForwardWorkspace {
-  Pieces direction, unit;
+struct ForwardWorkspace : UnitWorkspace {
   Index recurrent, rest, weight_ih, bias;  // of a direction
   Index gates, dropped;                    // of a unit
-  Index total;
 
-  ForwardWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks) {
+  ForwardWorkspace(const RecurrentShape& s, const RecurrentBlocks& blocks) : UnitWorkspace(s, blocks) {
     const bool gru = s.cell == CellKind::gru;
     recurrent = direction.take(packed_floats(s.hidden, gru ? s.hidden : s.sums()));
     rest = direction.take(gru ? packed_floats(s.hidden, 2 * s.hidden) : 0);
@@ -62,7 +58,6 @@ struct ForwardWorkspace {
     bias = direction.take(s.sums());
     gates = unit.take(blocks.in_flight * blocks.chunk * blocks.rows * s.gate_columns());
     dropped = unit.take(blocks.chunk * blocks.rows * s.inputs);
-    total = s.directions * (direction.floats + blocks.units * unit.floats);
   }
 };
 
@@ -71,17 +66,28 @@ ForwardWeights pack(const RecurrentShape& s, const RecurrentWeights& w, const Fo
   const auto pack_rows = [&](Index row, Index rows, Index to) {
     kernels().pack_b(w.weight_hh + row * hidden, 1, hidden, hidden, rows, hidden, memory + to);
   };
+  const auto product_of = [&](Index column, Index columns, const float* panels) {
+    Product product = {column, {}};
+    product.block.n = columns;
+    product.block.k = hidden;
+    product.block.b = panels;
+    product.block.ldc = s.gate_columns();
+    return product;
+  };
   ForwardWeights packed = {};
   const float *recurrent = memory + layout.recurrent, *rest = memory + layout.rest;
   if (s.cell == CellKind::gru) {
     pack_rows(2 * hidden, hidden, layout.recurrent);
     pack_rows(0, 2 * hidden, layout.rest);
-    packed.recurrent[0] = {0, hidden, false, w.bias_hh ? w.bias_hh + 2 * hidden : nullptr, recurrent};
-    packed.recurrent[1] = {hidden, 2 * hidden, true, nullptr, rest};
+    packed.recurrent[0] = product_of(0, hidden, recurrent);
+    packed.recurrent[0].block.bias_col = w.bias_hh ? w.bias_hh + 2 * hidden : nullptr;
+    packed.recurrent[1] = product_of(hidden, 2 * hidden, rest);
+    packed.recurrent[1].block.accumulate = 1;
     packed.recurrent_count = 2;
   } else {
     pack_rows(0, s.sums(), layout.recurrent);
-    packed.recurrent[0] = {0, s.sums(), true, nullptr, recurrent};
+    packed.recurrent[0] = product_of(0, s.sums(), recurrent);
+    packed.recurrent[0].block.accumulate = 1;
     packed.recurrent_count = 1;
   }
   kernels().pack_b(w.weight_ih, 1, s.inputs, s.inputs, s.sums(), s.inputs, memory + layout.weight_ih);
@@ -163,27 +169,18 @@ void advance(const RecurrentForward& run, Index way, CellForward& step) {
 
 void forward_steps(const RecurrentForward& run, const ForwardWeights& weights, int d, const ForwardChunk& chunk) {
   const RecurrentShape& s = run.shape;
-  const Index rows = chunk.block.count, width = s.width(), way = d == 0 ? 1 : -1;
+  const Index rows = chunk.block.count, way = d == 0 ? 1 : -1;
   const Index first = d == 0 ? 0 : chunk.steps.count() - 1;
   CellForward step =
       cell_of_step(run, d, chunk.block, chunk.steps.begin + first, chunk.gates + first * rows * s.gate_columns());
-  GemmBlock product[2] = {};
-  for (int i = 0; i < weights.recurrent_count; ++i) {
-    const Product& it = weights.recurrent[i];
-    product[i].m = rows;
-    product[i].n = it.columns;
-    product[i].k = s.hidden;
-    product[i].b = it.packed;
-    product[i].ldc = s.gate_columns();
-    product[i].bias_col = it.bias;
-    product[i].accumulate = it.accumulate;
-  }
+  Product product[2] = {weights.recurrent[0], weights.recurrent[1]};
+  for (Product& it : product) it.block.m = rows;
   for (Index j = 0; j < chunk.steps.count(); ++j) {
     if (j > 0) advance(run, way, step);
     for (int i = 0; i < weights.recurrent_count; ++i) {
-      product[i].a = step.h_before;
-      product[i].c = step.gates + weights.recurrent[i].column;
-      kernels().gemm_step(&product[i], width);
+      product[i].block.a = step.h_before;
+      product[i].block.c = step.gates + product[i].column;
+      kernels().gemm_step(&product[i].block, s.width());
     }
     cell_forward(s, step);
   }
@@ -221,7 +218,7 @@ void copy_states(const RecurrentForward& run, int d, const SequenceBlock& block,
 }  // namespace
 
 std::size_t recurrent_forward_workspace(const RecurrentShape& s) {
-  return static_cast<std::size_t>(ForwardWorkspace(s, RecurrentBlocks(s)).total);
+  return ForwardWorkspace(s, RecurrentBlocks(s)).total();
 }
 
 void recurrent_forward(const RecurrentForward& run) {
@@ -230,13 +227,12 @@ void recurrent_forward(const RecurrentForward& run) {
   const ForwardWorkspace layout(s, blocks);
   ForwardWeights weights[2];
   for (int d = 0; d < s.directions; ++d)
-    weights[d] = pack(s, run.weights[d], layout, run.workspace + d * layout.direction.floats);
+    weights[d] = pack(s, run.weights[d], layout, layout.of_direction(run.workspace, d));
   const auto chunk_at = [&](const RecurrentUnit& walk, Index i) {
     const int d = walk.direction;
     ForwardChunk it = {block_of(s, blocks, walk.block(i)), chunk_of(s, blocks, walk.chunk(i), d == 0), nullptr,
                        nullptr};
-    float* scratch =
-        run.workspace + s.directions * layout.direction.floats + (d * blocks.units + walk.number) * layout.unit.floats;
+    float* scratch = layout.of_unit(run.workspace, d, walk.number);
     it.gates = run.gates[d] ? run.gates[d] + it.block.step(s, it.steps.begin, s.gate_columns())
                             : scratch + layout.gates + blocks.slot(i) * s.gate_columns();
     it.dropped = scratch + layout.dropped;
