@@ -153,8 +153,7 @@ Index Shape::size(int first, int last) const {
   for (int i = first; i < last; ++i) {
     if (sizes_[i] == 0) return 0;
     if (sizes_[i] < 0) throw ShapeError("[Shape] expected sizes >= 0, got " + str());
-    overflow = overflow || sizes_[i] > limit / product;
-    if (!overflow) product *= sizes_[i];
+    overflow = overflow || __builtin_mul_overflow(product, sizes_[i], &product) || product > limit;
   }
   if (overflow) throw ShapeError("[Shape] an array of shape " + str() + " is too large to address");
   return product;

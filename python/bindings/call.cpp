@@ -9,9 +9,9 @@ namespace {
 
 // One array as itself, several as a tuple.
 py::object pack(const Tensor* tensors, std::size_t count) {
-  if (count == 1) return as_array(tensors[0]);
+  if (count == 1) return as_new_array(tensors[0]);
   py::tuple arrays(count);
-  for (std::size_t i = 0; i < count; ++i) arrays[i] = as_array(tensors[i]);
+  for (std::size_t i = 0; i < count; ++i) arrays[i] = as_new_array(tensors[i]);
   return std::move(arrays);
 }
 
@@ -72,7 +72,7 @@ std::vector<Tensor> inputs_of(const Layer& layer, const RecurrentCell* cell, con
 
 py::object state_as_arrays(const RecurrentCell& cell, const Tensor& state) {
   const std::vector<Index> sizes = cell.state_sizes();
-  return sizes.size() == 1 ? py::object(as_array(state)) : split_state(state, sizes);
+  return sizes.size() == 1 ? py::object(as_new_array(state)) : split_state(state, sizes);
 }
 
 }  // namespace
@@ -92,7 +92,7 @@ py::object call(Layer& layer, const py::args& args, py::handle state, py::handle
     traces = model.traces();
   }
   note(traces);
-  return cell ? state_as_arrays(*cell, y) : py::object(as_array(y));
+  return cell ? state_as_arrays(*cell, y) : py::object(as_new_array(y));
 }
 
 py::object backward(Layer& layer, py::handle dy) {
@@ -106,9 +106,9 @@ py::object backward(Layer& layer, py::handle dy) {
     GilLeft release;
     d_inputs = model.backward(d_output);
   }
-  if (cell) return py::make_tuple(as_array(d_inputs[0]), state_as_arrays(*cell, d_inputs[1]));
+  if (cell) return py::make_tuple(as_new_array(d_inputs[0]), state_as_arrays(*cell, d_inputs[1]));
   if (d_inputs.size() > 1 && dynamic_cast<RecurrentLayer*>(&layer)) {
-    return py::make_tuple(as_array(d_inputs[0]), pack(d_inputs.data() + 1, d_inputs.size() - 1));
+    return py::make_tuple(as_new_array(d_inputs[0]), pack(d_inputs.data() + 1, d_inputs.size() - 1));
   }
   return pack(d_inputs.data(), d_inputs.size());
 }
@@ -124,7 +124,7 @@ py::array predict(Layer& layer, py::handle x, py::handle batch_size, py::handle 
     GilLeft release;
     y = model.predict(input, rows, padding);
   }
-  return as_array(y);
+  return as_new_array(y);
 }
 
 Tensor as_mask(const std::string& what, const Shape& x, py::handle lengths, py::handle mask) {

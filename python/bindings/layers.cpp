@@ -257,7 +257,7 @@ py::array step(Sequential& net, py::handle x) {
     GilLeft release;
     y = model.step(input);
   }
-  return as_array(y);
+  return as_new_array(y);
 }
 
 void bind_sequential(py::module_& m) {

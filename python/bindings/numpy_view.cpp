@@ -1,6 +1,7 @@
 #include "numpy_view.hpp"
 
 #include <cmath>
+#include <cstring>
 
 namespace deepnet::python {
 namespace {
@@ -158,6 +159,21 @@ py::array as_array(const Tensor& tensor) {
   auto* owner = new std::shared_ptr<void>(tensor.owner());
   const py::capsule capsule(owner, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); });
   return as_view(tensor, capsule);
+}
+
+py::array as_new_array(const Tensor& tensor) {
+  constexpr std::size_t small = 4096;
+  if (tensor.bytes() > small || tensor.dtype() != DType::float32) return as_array(tensor);
+  static_assert(sizeof(Index) == sizeof(Py_intptr_t), "a Shape's sizes are NumPy's");
+  const Shape& shape = tensor.shape();
+  const auto& numpy = py::detail::npy_api::get();
+  PyObject* type = numpy.PyArray_DescrFromType_(py::detail::npy_api::NPY_FLOAT_);
+  const auto array = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
+      numpy.PyArray_Type_, type, shape.rank(), reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0,
+      nullptr));
+  if (!array) throw py::error_already_set();
+  std::memcpy(py::detail::array_proxy(array.ptr())->data, tensor.raw(), tensor.bytes());
+  return array;
 }
 
 py::str as_text(const std::string& text) {

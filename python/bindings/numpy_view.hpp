@@ -1,6 +1,6 @@
 // The one copy policy between NumPy and Tensor.
 //   In:  float32, C-contiguous, aligned arrays are borrowed; other real ones are converted once; complex, object, text:
-//   TypeError. Out: a new array over the Tensor's own memory.
+//   TypeError. Out: a new array over the Tensor's own memory, or a copy of a small result.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -31,6 +31,9 @@ Tensor own_labels(const Tensor& target);
 
 /// An array over the Tensor's memory, which it keeps alive.
 py::array as_array(const Tensor& tensor);
+/// An array of a result that nobody else has. A small one is copied into NumPy's own memory, sooner than an owner of the
+/// Tensor's is made.
+py::array as_new_array(const Tensor& tensor);
 /// An array over memory that `owner` keeps alive.
 py::array as_view(const Tensor& tensor, py::handle owner);
 

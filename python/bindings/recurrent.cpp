@@ -383,7 +383,7 @@ array([[0.125, 0.25 , 0.5  , 1.   ]], dtype=float32)
               GilLeft release;
               y = layer.step(input);
             }
-            return as_array(y);
+            return as_new_array(y);
           },
           py::arg("x"), R"doc(
 One step of streaming inference: x(t), (N, F), -> (N, H), in evaluation mode.

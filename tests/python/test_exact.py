@@ -41,6 +41,24 @@ def test_linear(case):
     assert_exact(layer, y, dx, case.reference(x, layer.state_dict()), want_dx, want_dw)
 
 
+# Products so small that nothing is packed ahead, and those a little larger; with few rows, columns and sums, and with
+# numbers of them that do not fill vectors.
+@pytest.mark.parametrize("rows", range(1, 20))
+def test_linear_of_any_small_size(rows):
+    rng = seeded_rng(f"small {rows}")
+    for _ in range(20):
+        inputs, outputs = int(rng.integers(1, 140)), int(rng.integers(1, 40))
+        net = nn.Sequential(nn.Linear(inputs, outputs, bias=bool(rng.integers(2))), nn.ReLU())
+        for p in net.parameters().values():
+            p.data[...] = integers(rng, p.data.shape)
+        weight, *bias = (p.data for p in net.parameters().values())
+        x = integers(rng, (rows, inputs))
+        np.testing.assert_array_equal(net.predict(x), np.maximum(x @ weight.T + (bias[0] if bias else 0), 0))
+        dy = integers(rng, (rows, outputs)) * (net(x) > 0)
+        np.testing.assert_array_equal(net.backward(dy), dy @ weight)
+        np.testing.assert_array_equal(net[0].weight.grad, dy.T @ x)
+
+
 @pytest.mark.parametrize("case", cases.cases_of(cases.CONV2D), ids=str)
 def test_conv2d(case):
     layer, x, y, dy, dx = run_on_integers(case)

@@ -95,10 +95,12 @@ inline void pack_b_transposed(const float* src, int64_t col_stride, int64_t k, i
       transpose_block(src + j, col_stride, out + j * GEMM_NR, GEMM_NR, 0);
       continue;
     }
-    vf block[W] = {};
-    for (int64_t c = 0; c < columns; ++c) block[c] = load_first(src + c * col_stride + j, k - j);
-    transpose_square(block);
     const int64_t here = k - j < W ? k - j : W;
+    const vmask lanes = lane_range(0, (int)here);
+    vf block[W];
+#pragma GCC unroll 16
+    for (int c = 0; c < W; ++c) block[c] = c < columns ? load_lanes(src + c * col_stride + j, lanes) : vf{};
+    transpose_square(block);
     for (int64_t r = 0; r < here; ++r) store(out + (j + r) * GEMM_NR, block[r]);
   }
 }
@@ -398,6 +400,38 @@ void row_tile(int64_t k, const float* __restrict a, int64_t lda, const float* __
         for (int v = 0; v < V; ++v) sum[u][i][v] += sum[u + half][i][v];
   if (transposed) return store_tile_transposed<R, V>(out, sum[0]);
   store_tile<R, V>(out, sum[0]);
+}
+
+// R rows of A, as they lie, times one vector of columns of B, of a panel that is GEMM_NR wide.
+template <int R>
+inline void small_tile(const GemmBlock& g, int64_t lda, const float* panel, int64_t i, int64_t j) {
+  constexpr int groups = (R + 2) / 3;
+  const float* row[groups];  // three rows to a pointer, as in row_tile
+  for (int p = 0; p < groups; ++p) row[p] = g.a + (i + 3 * p) * lda;
+  vf sum[R][1] = {};
+  for (int64_t k = 0; k < g.k; ++k) {
+    const vf column = load(panel + k * GEMM_NR);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) sum[r][0] = fma(broadcast(row[r / 3][r % 3 * lda + k]), column, sum[r][0]);
+  }
+  store_tile<R, 1>({g.c + i * g.ldc + j, g.ldc, g.n - j, nullptr, g.bias_col ? g.bias_col + j : nullptr, g.accumulate,
+                    g.relu},
+                   sum);
+}
+
+// Rows [i, m): R at once as long as there are so many.
+template <int R>
+inline void small_rows(const GemmBlock& g, int64_t lda, const float* panel, int64_t i, int64_t j) {
+  for (; i + R <= g.m; i += R) small_tile<R>(g, lda, panel, i, j);
+  if (R > 1 && i < g.m) small_rows<(R > 1 ? R / 2 : 1)>(g, lda, panel, i, j);
+}
+
+void gemm_small(const GemmBlock* block, int64_t lda, int64_t ldb) {
+  float panel[kSmallDepth * GEMM_NR];
+  for (int64_t j = 0; j < block->n; j += W) {
+    pack_b_transposed(block->b + j * ldb, ldb, block->k, block->n - j < W ? block->n - j : W, panel);
+    small_rows<8>(*block, lda, panel, 0, j);
+  }
 }
 
 typedef void RowTile(int64_t k, const float* a, int64_t lda, const float* b, int64_t panel, const TileOut& out);

@@ -22,6 +22,9 @@ enum KernelActivation {
 // that every row is one base register and a displacement; not a power of two, so that rows do not share cache sets.
 enum { kRowRun = 256, kRowRunStride = 272 };
 
+// Largest k of gemm_small.
+enum { kSmallDepth = 128 };
+
 // Most taps of a kernel that depthwise and depthwise_weight take.
 enum { kDepthwiseTaps = 64 };
 

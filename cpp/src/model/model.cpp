@@ -46,20 +46,30 @@ struct Model::Runs {
     finish();
   }
 
-  std::unique_ptr<Execution> take(const LayerPtr& layer, const PlanRequest& request, const std::vector<Tensor>& inputs,
+  // One for inputs of these shapes, with or without a backward to all of them.
+  std::unique_ptr<Execution> take(const LayerPtr& layer, const Tensor* inputs, std::size_t count, bool backward,
                                   Phase phase, const Tensor& mask) {
+    const auto fits = [&](const PlanRequest& r) {
+      return r.backward == backward && r.inputs.size() == count &&
+             std::equal(inputs, inputs + count, r.inputs.begin(),
+                        [](const Tensor& x, const Shape& shape) { return x.shape() == shape; });
+    };
     {
       std::lock_guard<std::mutex> lock(mutex);
       for (auto it = idle.begin(); it != idle.end(); ++it) {
-        if ((*it)->request() == request) {
+        if (fits((*it)->request())) {
           std::unique_ptr<Execution> found = std::move(*it);
           idle.erase(it);
           return found;
         }
       }
     }
-    if (inputs.size() == graph.inputs.size()) return make_execution(graph, request, inputs, phase, mask);
-    return make_execution(graph_of(layer, static_cast<int>(inputs.size())), request, inputs, phase, mask);
+    PlanRequest request;
+    for (std::size_t i = 0; i < count; ++i) request.inputs.push_back(inputs[i].shape());
+    request.backward = request.input_gradient = backward;
+    const std::vector<Tensor> all(inputs, inputs + count);
+    if (count == graph.inputs.size()) return make_execution(graph, request, all, phase, mask);
+    return make_execution(graph_of(layer, static_cast<int>(count)), request, all, phase, mask);
   }
 
   void give_back(std::unique_ptr<Execution> execution) {
@@ -136,12 +146,13 @@ struct Model::Runs {
 
 namespace {
 
-void check_inputs(const Layer& layer, const std::vector<Tensor>& inputs) {
-  if (!layer.takes_inputs(static_cast<int>(inputs.size()))) {
+void check_inputs(const Layer& layer, const Tensor* inputs, std::size_t count) {
+  if (!layer.takes_inputs(static_cast<int>(count))) {
     throw ShapeError("[" + layer.kind() + "] expected " + std::to_string(layer.input_count()) + " input(s), got " +
-                     std::to_string(inputs.size()));
+                     std::to_string(count));
   }
-  for (const Tensor& x : inputs) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const Tensor& x = inputs[i];
     if (x.dtype() != DType::float32) {
       throw TypeError("[" + layer.kind() + "] expected input of type float32, got " + std::string(name_of(x.dtype())));
     }
@@ -166,7 +177,7 @@ Tensor Model::forward(const Tensor& x, const Tensor& mask) const {
 }
 
 Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) const {
-  check_inputs(own_layer(), {x});
+  check_inputs(own_layer(), &x, 1);
   if (x.shape().rank() < 1)
     throw ShapeError("[" + layer_->kind() + "] expected an input with a batch axis, got shape ()");
   if (mask.defined()) check_mask(layer_->kind(), x.shape(), mask);
@@ -179,9 +190,7 @@ Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) con
   do {
     const Index n = rows - done < batch_size ? rows - done : batch_size;
     const Tensor part = x.rows(done, done + n), part_mask = mask.defined() ? mask.rows(done, done + n) : mask;
-    PlanRequest request;
-    request.inputs = {part.shape()};
-    auto execution = runs_->take(layer_, request, {part}, Phase::evaluation, part_mask);
+    auto execution = runs_->take(layer_, &part, 1, /*backward=*/false, Phase::evaluation, part_mask);
     if (!y.defined()) {
       Shape shape = execution->output_shape();
       if (n < rows) {
@@ -210,13 +219,10 @@ Tensor Model::step(const Tensor& x_t) {
 }
 
 Tensor Model::run(const std::vector<Tensor>& inputs, const Tensor& mask) {
-  check_inputs(own_layer(), inputs);
+  check_inputs(own_layer(), inputs.data(), inputs.size());
   if (mask.defined()) check_mask(layer_->kind(), inputs[0].shape(), mask);
   FlushDenormals flush;
-  PlanRequest request;
-  for (const Tensor& x : inputs) request.inputs.push_back(x.shape());
-  request.backward = request.input_gradient = true;
-  auto execution = runs_->take(layer_, request, inputs, Phase::own, mask);
+  auto execution = runs_->take(layer_, inputs.data(), inputs.size(), /*backward=*/true, Phase::own, mask);
   Tensor y(execution->output_shape());
   execution->forward(inputs.data(), y.data(), Phase::own, mask);
   runs_->keep({std::move(execution), inputs});

@@ -183,6 +183,27 @@ void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, Matrix
   });
 }
 
+// A product of rows with rows that is made sooner than it is planned.
+bool multiply_small(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
+                    const GemmEpilogue& epilogue) {
+  constexpr Index least_rows = 5, most_work = 1 << 14;  // fewer rows: dot products
+  if (m < least_rows || k > kSmallDepth || m * n * k > most_work || a.col_stride != 1 || b.row_stride != 1) return false;
+  GemmBlock g = {};
+  g.m = m;
+  g.n = n;
+  g.k = k;
+  g.a = a.data;
+  g.b = b.data;
+  g.c = c;
+  g.ldc = ldc;
+  g.bias_col = epilogue.bias_col;
+  g.accumulate = epilogue.accumulate;
+  g.relu = is_fused(epilogue.activation);
+  kernels().gemm_small(&g, a.row_stride, b.col_stride);
+  apply_unfused(epilogue.activation, m, n, c, ldc);
+  return true;
+}
+
 }  // namespace
 
 std::size_t gemm_workspace(Index m, Index n, Index k) {
@@ -194,6 +215,7 @@ std::size_t gemm_workspace(Index m, Index n, Index k) {
 void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc, const GemmEpilogue& epilogue,
           float* workspace) {
   if (m == 0 || n == 0) return;
+  if (multiply_small(m, n, k, a, b, c, ldc, epilogue)) return;
   if (without_packing(m, n, k, a, b, c, ldc, epilogue, workspace)) return;
   if (const RowsByRows rows = rows_by_rows(m, n, k, a, b); rows.applies)
     return multiply_rows_by_rows(rows, k, a, b, c, ldc, epilogue);
