@@ -44,6 +44,32 @@ class Leaky : public RecurrentCell {
   const Index size_;
 };
 
+// The same, whose forward reads the decay from what was packed, and whose backward is to be reminded of its step.
+class PackedLeaky : public Leaky {
+ public:
+  using Leaky::Leaky;
+
+  Contract contract() const override {
+    Contract c;
+    c.remembers = true;
+    return c;
+  }
+  Memory memory(const std::vector<Shape>&, bool) const override {
+    Memory m;
+    m.packed = sizeof(float);
+    return m;
+  }
+  void pack(const std::vector<Shape>& inputs, void* packed) const override {
+    if (inputs.size() == 2) *static_cast<float*>(packed) = decay->data.data()[0];
+  }
+  void forward(const ForwardCall& call) const override {
+    for (Index i = 0; i < call.output->size(); ++i) {
+      call.output->data()[i] =
+          *static_cast<const float*>(call.packed) * call.inputs[1].data()[i] + call.inputs[0].data()[i];
+    }
+  }
+};
+
 bool equal(const Tensor& a, const std::vector<float>& b) {
   return a.size() == static_cast<Index>(b.size()) && std::equal(b.begin(), b.end(), a.data());
 }
@@ -65,6 +91,17 @@ TEST(own_cell_forward_and_backward) {
   CHECK(d.size() == 1 && equal(d[0], {1.75f, 1.5f, 1}));  // 1 + 0.5 (1 + 0.5), ...
   CHECK_NEAR(cell->decay->grad().data()[0], 1 * 1.5 + 2.5, 1e-6);
   CHECK(layer.parameters()[0].first == "0.cell.decay");
+}
+
+TEST(own_cell_that_packs) {
+  const auto cell = std::make_shared<PackedLeaky>(1, 0.25f);
+  Model layer{Recurrent(cell)};
+  const Tensor x = Tensor::from({1, 2, 4}, {1, 3, 1});
+  layer.run({x});
+  cell->decay->data.fill(0.5f);
+  CHECK(equal(layer.run({x}), {1, 2.5f, 5.25f}));
+  CHECK(equal(layer.backward(Tensor::full({1, 3, 1}, 1.0f))[0], {1.75f, 1.5f, 1}));
+  CHECK(equal(layer.step(Tensor::from({1}, {1, 1})), {1}) && equal(layer.step(Tensor::from({2}, {1, 1})), {2.5f}));
 }
 
 TEST(own_cell_with_a_state_and_a_mask) {

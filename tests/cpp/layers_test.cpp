@@ -4,10 +4,12 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <thread>
 
 #include <deepnet/deepnet.hpp>
 
 #include "check.hpp"
+#include "ops/layout.hpp"
 
 using namespace deepnet;
 
@@ -64,13 +66,17 @@ void for_each_product(const ConvCase& t, Index p_size, Index q_size, Term&& term
               }
 }
 
-void check_conv(const ConvCase& t) {
+std::shared_ptr<Conv2d> conv_of(const ConvCase& t) {
   Conv2dOptions options;
   options.stride = t.stride;
   options.padding = t.padding;
   options.dilation = t.dilation;
   options.groups = t.groups;
-  const auto layer = std::make_shared<Conv2d>(t.c, t.k, Size2(t.r, t.s), options);
+  return std::make_shared<Conv2d>(t.c, t.k, Size2(t.r, t.s), options);
+}
+
+void check_conv(const ConvCase& t) {
+  const auto layer = conv_of(t);
   const Tensor weight = integers(layer->weight->data.shape(), 1), bias = integers({t.k}, 2);
   std::copy_n(weight.data(), weight.size(), layer->weight->data.data());
   std::copy_n(bias.data(), bias.size(), layer->bias->data.data());
@@ -100,10 +106,68 @@ void check_conv(const ConvCase& t) {
   CHECK(equal(layer->bias->grad(), db_sum));
 }
 
+// By every algorithm on one instruction set or another; images fill the vectors of all.
+constexpr ConvCase packed_cases[] = {
+    {1, 8, 9, 9, 12, 3, 3, 2, 1, 1, 1},    {2, 8, 12, 12, 12, 5, 5, 1, 2, 1, 1},  {2, 8, 13, 12, 12, 3, 3, 2, 2, 2, 4},
+    {2, 32, 12, 11, 40, 3, 3, 1, 1, 1, 1}, {2, 64, 9, 12, 32, 3, 3, 1, 1, 1, 2},  {32, 32, 8, 9, 24, 3, 3, 1, 1, 1, 1},
+    {32, 3, 12, 10, 8, 5, 5, 1, 2, 1, 1},  {32, 16, 11, 9, 24, 5, 5, 1, 2, 1, 2}, {32, 6, 9, 9, 6, 3, 3, 1, 1, 1, 6},
+};
+
+Tensor memory_of(std::size_t bytes) { return Tensor({static_cast<Index>(bytes / sizeof(float))}); }
+
+Tensor packed_of(const Layer& layer, const Shape& input) {
+  Tensor packed = memory_of(layer.memory({input}, false).packed);
+  layer.pack({input}, packed.raw());
+  return packed;
+}
+
+// Forward alone, with a workspace of its own.
+Tensor forward_of(const Layer& layer, const Tensor& x, const Tensor& packed, const Shape& output) {
+  Tensor y(output), workspace = memory_of(layer.memory({x.shape()}, false).forward_workspace);
+  ForwardCall call;
+  call.inputs = &x;
+  call.output = &y;
+  call.packed = packed.raw();
+  call.workspace = workspace.raw();
+  layer.forward(call);
+  return y;
+}
+
+// Two threads with the same packed weights against one run after the other, each with its own.
+void check_packing(const Layer& layer, const Shape& input, const Shape& output) {
+  const Tensor x[2] = {integers(input, 13), integers(input, 14)};
+  Tensor wanted[2], got[2];
+  for (int i = 0; i < 2; ++i) wanted[i] = forward_of(layer, x[i], packed_of(layer, input), output);
+  const Tensor packed = packed_of(layer, input);
+  const auto run = [&](int i) {
+    for (int times = 0; times < 3; ++times) got[i] = forward_of(layer, x[i], packed, output);
+  };
+  std::thread other(run, 1);
+  run(0);
+  other.join();
+  for (int i = 0; i < 2; ++i) CHECK(equal(got[i], wanted[i]));
+}
+
 }  // namespace
 
 TEST(convolution_is_exact) {
   for (const ConvCase& t : conv_cases) check_conv(t);
+}
+
+TEST(one_packing_serves_several_threads) {
+  for (const ConvCase& t : packed_cases) {
+    const auto layer = conv_of(t);
+    const Shape input = {t.n, t.c, t.h, t.w}, output = layer->output_shape({input});
+    check_packing(*layer, input, output);
+    if (fills_lanes(t.n) && layer->contract().lanes != Contract::Lanes::no)
+      check_packing(*layer, lanes_shape(input), lanes_shape(output));
+  }
+}
+
+TEST(weights_that_are_read_as_they_lie_take_no_packed_memory) {
+  CHECK(conv_of(packed_cases[0])->memory({{1, 8, 9, 9}}, false).packed == 0);
+  CHECK(conv_of(packed_cases[8])->memory({{32, 6, 9, 9}}, false).packed == 0);
+  CHECK(conv_of(packed_cases[1])->memory({{2, 8, 12, 12}}, false).packed == 12 * 8 * 25 * sizeof(float));
 }
 
 TEST(linear_is_exact) {

@@ -136,6 +136,7 @@ class Recurrent : public RecurrentLayer {
   Contract contract() const override;
   Shape output_shape(const std::vector<Shape>& inputs) const override;
   Memory memory(const std::vector<Shape>& inputs, bool training) const override;
+  void pack(const std::vector<Shape>& inputs, void* packed) const override;
   void forward(const ForwardCall& call) const override;
   void backward(const BackwardCall& call) override;
   NamedParameters parameters() const override;

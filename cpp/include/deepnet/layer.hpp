@@ -101,6 +101,7 @@ struct Contract {
 
 /// Bytes that a layer asks of its caller.
 struct Memory {
+  std::size_t packed = 0;              ///< made by pack() of the parameters alone, read by forward
   std::size_t cache = 0;               ///< written by forward, read by backward
   std::size_t forward_workspace = 0;   ///< during forward only
   std::size_t backward_workspace = 0;  ///< during backward only
@@ -111,6 +112,7 @@ struct ForwardCall {
   const Tensor* inputs = nullptr;  ///< one after the other, of shapes that output_shape has accepted
   int input_count = 1;             ///< more than the layer's own where it was given optional ones
   Tensor* output = nullptr;        ///< to be overwritten
+  const void* packed = nullptr;    ///< what pack() made, Memory::packed bytes
   void* cache = nullptr;           ///< Memory::cache bytes; null where no backward will follow
   void* workspace = nullptr;       ///< Memory::forward_workspace bytes
   Activation activation = {};      ///< to be applied to the output; none unless the contract accepts one
@@ -127,6 +129,7 @@ struct BackwardCall {
   const Tensor* output = nullptr;    ///< valid only if the contract needs them; null where it is to be remade
   const Tensor* d_output = nullptr;  ///< dE/dOutput
   Tensor* d_inputs = nullptr;        ///< dE/dInput, to be overwritten; an undefined Tensor is not wanted
+  const void* packed = nullptr;      ///< forward's
   void* cache = nullptr;             ///< forward's; a layer may add what is to be looked at afterwards
   void* workspace = nullptr;         ///< Memory::backward_workspace bytes
   const Tensor* mask = nullptr;      ///< forward's
@@ -163,6 +166,10 @@ class Layer {
   virtual Tensor discover_output(const std::vector<Tensor>& inputs, bool training);
   /// The bytes to be given to forward and backward; called with shapes that output_shape has accepted.
   virtual Memory memory(const std::vector<Shape>&, bool /*training*/) const { return {}; }
+  /// Where Memory::packed is not 0: makes of the parameters what forward reads in their place, for inputs of these
+  /// shapes. Called before forward, and again whenever a parameter may have changed. Several threads may call forward
+  /// with the same packed memory at once: forward only reads it.
+  virtual void pack(const std::vector<Shape>& /*inputs*/, void* /*packed*/) const {}
   /// Writes the output, and to the cache what backward will need. Changes nothing in the layer: several threads may
   /// call it at once. A composite's throws StateError: run it through a Model.
   virtual void forward(const ForwardCall& call) const;

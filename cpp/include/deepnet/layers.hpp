@@ -67,6 +67,7 @@ class Conv2d : public Layer {
   Contract contract() const override;
   Shape output_shape(const std::vector<Shape>& inputs) const override;
   Memory memory(const std::vector<Shape>& inputs, bool training) const override;
+  void pack(const std::vector<Shape>& inputs, void* packed) const override;
   void forward(const ForwardCall& call) const override;
   void backward(const BackwardCall& call) override;
   NamedParameters parameters() const override;
@@ -81,6 +82,7 @@ class Conv2d : public Layer {
     Index top, bottom, left, right;
   };
   Padding padding() const;
+  Shape output_of(const Shape& input) const;
   struct ConvShape geometry(const Shape& input) const;
 };
 

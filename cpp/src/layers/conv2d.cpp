@@ -99,7 +99,11 @@ Conv2d::Padding Conv2d::padding() const {
 }
 
 Shape Conv2d::output_shape(const std::vector<Shape>& inputs) const {
-  const Shape& x = image_input(*this, inputs, in_channels);
+  return output_of(image_input(*this, inputs, in_channels));
+}
+
+// Of images whose channels are right. Without a vector of shapes: geometry() asks for it in every step.
+Shape Conv2d::output_of(const Shape& x) const {
   const Padding pad = padding();
   const Index h = x[2] + pad.top + pad.bottom, w = x[3] + pad.left + pad.right;
   const Index need_h = receptive(kernel_size.h, options.dilation.h),
@@ -116,7 +120,7 @@ Shape Conv2d::output_shape(const std::vector<Shape>& inputs) const {
 }
 
 ConvShape Conv2d::geometry(const Shape& input) const {
-  const Shape x = image_shape(input), y = output_shape({x});
+  const Shape x = image_shape(input), y = output_of(x);
   const Padding pad = padding();
   return {x[0],
           x[1],
@@ -140,15 +144,20 @@ ConvShape Conv2d::geometry(const Shape& input) const {
 Memory Conv2d::memory(const std::vector<Shape>& inputs, bool training) const {
   const ConvShape shape = geometry(inputs[0]);
   Memory m;
+  m.packed = conv_packed(shape) * sizeof(float);
   m.forward_workspace = conv_forward_workspace(shape) * sizeof(float);
   if (training) m.backward_workspace = conv_backward_workspace(shape) * sizeof(float);
   return m;
 }
 
+void Conv2d::pack(const std::vector<Shape>& inputs, void* packed) const {
+  conv_pack(geometry(inputs[0]), weight->data.data(), static_cast<float*>(packed));
+}
+
 void Conv2d::forward(const ForwardCall& call) const {
   conv_forward(geometry(call.inputs[0].shape()), call.inputs[0].data(), weight->data.data(),
-               bias ? bias->data.data() : nullptr, call.output->data(), call.activation,
-               static_cast<float*>(call.workspace));
+               static_cast<const float*>(call.packed), bias ? bias->data.data() : nullptr, call.output->data(),
+               call.activation, static_cast<float*>(call.workspace));
 }
 
 void Conv2d::backward(const BackwardCall& call) {

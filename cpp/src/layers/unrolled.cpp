@@ -95,6 +95,7 @@ struct Recurrent::Steps {
     call.inputs = inputs;
     call.input_count = 2;
     call.output = output;
+    call.packed = packed;
     call.cache = cache(i);
     call.workspace = cell_workspace;
     call.training = training;
@@ -103,7 +104,8 @@ struct Recurrent::Steps {
   }
 
   const Layout& layout;
-  char* memory;  // laid out so
+  char* memory;        // laid out so
+  const void* packed;  // the cell's
   void* cell_workspace;
   const float* mask;
   bool reverse, training;
@@ -118,6 +120,7 @@ Memory Recurrent::memory(const std::vector<Shape>& inputs, bool training) const 
   const Layout layout(*this, inputs[0], training);
   const Memory inside = cell->memory(cell_inputs(inputs[0]), training);
   Memory m;
+  m.packed = inside.packed;
   m.cache = training ? layout.bytes : 0;
   m.forward_workspace = (training ? 0 : layout.bytes) + inside.forward_workspace;
   // dE/dstate after and before a step, the one that passes padding, dE/dx(t); then the cell's, forward or backward.
@@ -245,12 +248,16 @@ Tensor Recurrent::step(const Tensor& x_t) {
   const std::vector<Tensor> before = carried(batch);
   Tensor inputs[2] = {x_t, Tensor::zeros({batch, width_})}, next({batch, width_}), output = next;
   if (!before.empty()) join_state(before.data(), inputs[1]);
-  const Memory memory = cell->memory({shape, inputs[1].shape()}, false);
-  Tensor workspace({static_cast<Index>(memory.forward_workspace / sizeof(float)) + 1});
+  const std::vector<Shape> shapes = {shape, inputs[1].shape()};
+  const Memory memory = cell->memory(shapes, false);
+  const auto room = [](std::size_t bytes) { return Tensor({static_cast<Index>(bytes / sizeof(float)) + 1}); };
+  Tensor workspace = room(memory.forward_workspace), packed = room(memory.packed);
+  if (memory.packed > 0) cell->pack(shapes, packed.raw());
   ForwardCall call;
   call.inputs = inputs;
   call.input_count = 2;
   call.output = &output;
+  call.packed = packed.raw();
   call.workspace = workspace.raw();
   cell->forward(call);
   settle(output, next.data());
@@ -264,12 +271,16 @@ Tensor Recurrent::step(const Tensor& x_t) {
 
 // --- forward -----------------------------------------------------------------------------------------------------
 
+void Recurrent::pack(const std::vector<Shape>& inputs, void* packed) const {
+  cell->pack(cell_inputs(inputs[0]), packed);
+}
+
 void Recurrent::forward(const ForwardCall& call) const {
   const Shape& shape = call.inputs[0].shape();
   const Layout layout(*this, shape, call.cache != nullptr);
   char* memory = static_cast<char*>(layout.keep ? call.cache : call.workspace);
   void* rest = static_cast<char*>(call.workspace) + (layout.keep ? 0 : layout.bytes);
-  const Steps steps = {layout,          memory,        rest,           mask_of(*this, shape, call.mask),
+  const Steps steps = {layout,          memory,        call.packed,    rest, mask_of(*this, shape, call.mask),
                        options.reverse, call.training, call.random_key};
   Tensor first = steps.state(0);
   load_state(call, first);
@@ -343,9 +354,13 @@ void Recurrent::backward(const BackwardCall& call) {
   d.before = take(layout.state_bytes());
   d.passing = take(layout.state_bytes());
   d.d_x = take(layout.x_bytes());
-  const Steps steps = {layout,          static_cast<char*>(call.cache),
-                       workspace,       mask_of(*this, shape, call.mask),
-                       options.reverse, call.training,
+  const Steps steps = {layout,
+                       static_cast<char*>(call.cache),
+                       call.packed,
+                       workspace,
+                       mask_of(*this, shape, call.mask),
+                       options.reverse,
+                       call.training,
                        call.random_key};
   std::fill_n(d.after, layout.batch * width_, 0.0f);
   if (!options.return_sequences) {

@@ -34,12 +34,17 @@ void turn(const Shape& shape, bool into_lanes, const Tensor& from, EmptyLanes em
   }
 }
 
+// Zeroed, so that no page is touched for the first time inside a step.
+std::shared_ptr<void> block(std::size_t bytes) {
+  return Tensor::zeros({static_cast<Index>(bytes / sizeof(float)) + 1}).owner();
+}
+
 }  // namespace
 
 Execution::Execution(const Graph& graph, const PlanRequest& request)
     : graph_(graph), request_(request), plan_(graph_, request_) {
-  // Zeroed, so that no page is touched for the first time inside a step.
-  arena_ = Tensor::zeros({static_cast<Index>(plan_.arena_bytes / sizeof(float)) + 1}).owner();
+  arena_ = block(plan_.arena_bytes);
+  if (plan_.packed_bytes > 0) packed_ = block(plan_.packed_bytes);
   for (const PlanValue& v : plan_.values) {
     values_.push_back(Tensor::borrow(arena_at(v.buffer), v.stored(), DType::float32, arena_));
     d_values_.push_back(Tensor::borrow(arena_at(v.d_buffer), v.stored(), DType::float32, arena_));
@@ -61,6 +66,10 @@ Execution::Execution(const Graph& graph, const PlanRequest& request)
       step.d_inputs.push_back(turned ? Tensor::borrow(arena_at(p.d_turned[i]), shape, DType::float32, arena_)
                                      : d_values_[v]);
       any_gradient = any_gradient || plan_.values[v].d_buffer != no_buffer;
+    }
+    if (p.packed_bytes > 0) {
+      for (const Tensor& x : step.inputs) step.packed_for.push_back(x.shape());
+      step.packed = static_cast<char*>(packed_.get()) + p.packed_offset;
     }
     step.skip_backward = !any_gradient || plan_.values[static_cast<std::size_t>(p.output)].d_buffer == no_buffer;
     step.activated = Tensor::borrow(arena_at(p.d_activated), step.output.shape());
@@ -148,10 +157,12 @@ void Execution::run_forward(Step& step, Phase phase) {
   Tensor& value = values_[static_cast<std::size_t>(p.output)];
   step.output.rebind(value.raw());
   step.training = training_of(*step.layer, phase);
+  if (step.packed) step.layer->pack(step.packed_for, step.packed);
   ForwardCall call;
   call.inputs = step.inputs.data();
   call.input_count = static_cast<int>(inputs.size());
   call.output = &step.output;
+  call.packed = step.packed;
   call.cache = request_.backward ? arena_at(p.cache) : nullptr;
   call.workspace = arena_at(p.forward_workspace);
   call.activation = p.activation;
@@ -207,6 +218,7 @@ void Execution::run_backward(Step& step, bool accumulate) {
   call.output = p.remakes_output ? nullptr : &step.output;
   call.d_output = d_output;
   call.d_inputs = step.d_inputs.data();
+  call.packed = step.packed;
   call.cache = arena_at(p.cache);
   call.workspace = arena_at(p.backward_workspace);
   call.mask = mask_.defined() ? &mask_ : nullptr;

@@ -47,6 +47,8 @@ class Execution {
     Layer* layer;
     const PlanStep* plan;
     std::vector<Tensor> inputs, d_inputs;
+    std::vector<Shape> packed_for;  // the inputs' shapes, where the layer packs
+    void* packed = nullptr;
     Tensor output, activated;  // activated: dE/d(input of the fused activation)
     bool training = false;
     bool hands_out = false;  // the layer may keep views of its arrays: they carry their owners
@@ -62,7 +64,7 @@ class Execution {
   const Graph graph_;
   const PlanRequest request_;
   const Plan plan_;
-  std::shared_ptr<void> arena_;
+  std::shared_ptr<void> arena_, packed_;
   std::vector<Tensor> values_, d_values_;
   std::vector<Step> steps_;
   Traces traces_;

@@ -7,7 +7,7 @@
 namespace deepnet {
 namespace {
 
-constexpr std::size_t alignment = 64;
+std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Builds a Plan. Time runs 0 ... n-1 over forward steps, n for the loss, then step i's backward at 2n - i.
 class Planner {
@@ -314,6 +314,9 @@ class Planner {
       for (Shape& shape : shapes) shape = stored_shape(shape, step.lanes);
       const Memory memory = node(step.node).layer->memory(shapes, request_.backward);
       const int time = backward_time(s);
+      step.packed_bytes = memory.packed;
+      step.packed_offset = plan_.packed_bytes;
+      plan_.packed_bytes += aligned(memory.packed);
       if (memory.forward_workspace > 0) {
         step.forward_workspace = add_buffer(PlanBuffer::Place::arena, memory.forward_workspace, s, s);
       }
@@ -340,7 +343,7 @@ class Planner {
     std::vector<int> placed;  // by offset
     for (int index : order) {
       PlanBuffer& b = buffer(index);
-      b.bytes = (b.bytes + alignment - 1) / alignment * alignment;
+      b.bytes = aligned(b.bytes);
       std::size_t offset = 0;
       for (int other : placed) {
         const PlanBuffer& o = buffer(other);

@@ -55,6 +55,7 @@ struct PlanStep {
   Activation activation = {};  ///< of the fused node
   int output = 0;              ///< value that the step makes: the fused node's where there is one
   int cache = no_buffer, forward_workspace = no_buffer, backward_workspace = no_buffer;
+  std::size_t packed_bytes = 0, packed_offset = 0;  ///< bytes that the layer packs, and where among those of all steps
   Activation derivative = {};   ///< by which backward multiplies dE/dOutput first, from the output's values
   int d_activated = no_buffer;  ///< the product
   bool lanes = false;           ///< runs on images in lanes
@@ -73,7 +74,8 @@ struct Plan {
   std::vector<PlanBuffer> buffers;
   std::vector<PlanStep> steps;  ///< forward order; backward is the reverse
   std::size_t arena_bytes = 0;
-  bool copy_output = false;  ///< the output value's memory cannot be the caller's array: copy at the end
+  std::size_t packed_bytes = 0;  ///< what layers pack: made of parameters alone, so not in the arena of one run
+  bool copy_output = false;      ///< the output value's memory cannot be the caller's array: copy at the end
 };
 
 }  // namespace deepnet

@@ -47,17 +47,29 @@ struct Method {
   Run* run;
 };
 
+/// `run` is given packed weights, or, where there are no floats of them, the weights as they lie.
+struct ForwardMethod {
+  ConvAlgorithm algorithm;
+  bool (*applies)(const ConvShape&);
+  std::size_t (*packed)(const ConvShape&);
+  void (*pack)(const ConvShape&, const float* weight, float* packed);
+  std::size_t (*workspace)(const ConvShape&);
+  decltype(winograd_forward)* run;
+};
+
+std::size_t none(const ConvShape&) { return 0; }
 bool has_no_lanes(const ConvShape& s) { return !s.lanes; }
 bool is_depthwise(const ConvShape& s) { return !s.lanes && depthwise_applies(s); }
 
 using A = ConvAlgorithm;
 
-const Method<decltype(conv_forward)> forward_methods[] = {
-    {A::depthwise, is_depthwise, depthwise_forward_workspace, depthwise_forward},
-    {A::implicit, has_no_lanes, implicit_forward_workspace, implicit_forward},
-    {A::lanes, lanes_forward_applies, lanes_forward_workspace, lanes_forward},
-    {A::winograd, winograd_applies, winograd_forward_workspace, winograd_forward},
-    {A::turned_winograd, turned_winograd_applies, turned_winograd_forward_workspace, turned_winograd_forward},
+const ForwardMethod forward_methods[] = {
+    {A::depthwise, is_depthwise, none, nullptr, depthwise_forward_workspace, depthwise_forward},
+    {A::implicit, has_no_lanes, implicit_packed, implicit_pack, implicit_forward_workspace, implicit_forward},
+    {A::lanes, lanes_forward_applies, lanes_packed, lanes_pack, lanes_forward_workspace, lanes_forward},
+    {A::winograd, winograd_applies, winograd_packed, winograd_pack, none, winograd_forward},
+    {A::turned_winograd, turned_winograd_applies, turned_winograd_packed, turned_winograd_pack,
+     turned_winograd_forward_workspace, turned_winograd_forward},
 };
 const Method<decltype(conv_backward_data)> backward_data_methods[] = {
     {A::depthwise, is_depthwise, depthwise_backward_data_workspace, depthwise_backward_data},
@@ -77,9 +89,9 @@ const Method<decltype(winograd_backward_weight)> backward_weight_methods[] = {
      turned_winograd_backward_weight},
 };
 
-template <class Run, std::size_t n>
-const Method<Run>& method_of(const Method<Run> (&methods)[n], ConvAlgorithm algorithm) {
-  return *std::find_if(methods, methods + n, [&](const Method<Run>& m) { return m.algorithm == algorithm; });
+template <class M, std::size_t n>
+const M& method_of(const M (&methods)[n], ConvAlgorithm algorithm) {
+  return *std::find_if(methods, methods + n, [&](const M& m) { return m.algorithm == algorithm; });
 }
 
 // --- by the cost model ----------------------------------------------------------------------------------------------
@@ -141,15 +153,18 @@ class Trial : public TuningTrial {
     switch (product_) {
       case ConvProduct::forward: {
         const auto& method = method_of(forward_methods, algorithm);
-        return method.run(s, x, weight, nullptr, y, {}, workspace(method.workspace(s)));
+        const std::size_t floats = method.packed(s);
+        float* packed = floats > 0 ? at_least(floats, packed_) : weight;
+        if (floats > 0) method.pack(s, weight, packed);
+        return method.run(s, x, packed, nullptr, y, {}, at_least(method.workspace(s), workspace_));
       }
       case ConvProduct::backward_data: {
         const auto& method = method_of(backward_data_methods, algorithm);
-        return method.run(s, y, weight, x, workspace(method.workspace(s)));
+        return method.run(s, y, weight, x, at_least(method.workspace(s), workspace_));
       }
       case ConvProduct::backward_weight: {
         const auto& method = method_of(backward_weight_methods, algorithm);
-        return method.run(s, x, y, weight, false, workspace(method.workspace(s)));
+        return method.run(s, x, y, weight, false, at_least(method.workspace(s), workspace_));
       }
     }
   }
@@ -162,14 +177,14 @@ class Trial : public TuningTrial {
     for (float& v : values) v = static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f;
     return values;
   }
-  float* workspace(std::size_t floats) {
-    if (floats > workspace_.size()) workspace_.resize(floats);
-    return workspace_.data();
+  static float* at_least(std::size_t floats, std::vector<float>& memory) {
+    if (floats > memory.size()) memory.resize(floats);
+    return memory.data();
   }
 
   ConvProduct product_;
   ConvShape shape_;
-  std::vector<float> x_, y_, weight_, workspace_;
+  std::vector<float> x_, y_, weight_, packed_, workspace_;
 };
 
 std::unique_ptr<TuningTrial> make_trial(const TuningKey& key) { return std::make_unique<Trial>(key); }
@@ -177,14 +192,13 @@ std::unique_ptr<TuningTrial> make_trial(const TuningKey& key) { return std::make
 // --- the choice -----------------------------------------------------------------------------------------------------
 
 /// `planning`: for the first time, perhaps.
-template <class Run, std::size_t n>
-const Method<Run>& choose(ConvProduct product, const Method<Run> (&methods)[n], ConvAlgorithm by_model,
-                          const ConvShape& s, bool planning) {
+template <class M, std::size_t n>
+const M& choose(ConvProduct product, const M (&methods)[n], ConvAlgorithm by_model, const ConvShape& s, bool planning) {
   if (s.N * s.P * s.Q == 0 || (!planning && !is_tuning_in_use())) return method_of(methods, by_model);
   const TuningKey key = key_of(product, s);
   if (!planning) return method_of(methods, decided(key, by_model));
   std::vector<ConvAlgorithm> candidates;
-  for (const Method<Run>& method : methods)
+  for (const M& method : methods)
     if (method.applies(s)) candidates.push_back(method.algorithm);
   return method_of(methods, decide(key, by_model, candidates, make_trial));
 }
@@ -250,9 +264,17 @@ std::size_t conv_backward_workspace(const ConvShape& s) {
   return std::max(floats, static_cast<std::size_t>(t.parts * t.columns));
 }
 
-void conv_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
-                  Activation activation, float* workspace) {
-  forward_method(s).run(s, x, weight, bias, y, activation, workspace);
+std::size_t conv_packed(const ConvShape& s) { return forward_method(s, true).packed(s); }
+
+void conv_pack(const ConvShape& s, const float* weight, float* packed) {
+  const ForwardMethod& method = forward_method(s);
+  if (method.packed(s) > 0) method.pack(s, weight, packed);
+}
+
+void conv_forward(const ConvShape& s, const float* x, const float* weight, const float* packed, const float* bias,
+                  float* y, Activation activation, float* workspace) {
+  const ForwardMethod& method = forward_method(s);
+  method.run(s, x, method.packed(s) > 0 ? packed : weight, bias, y, activation, workspace);
 }
 
 void conv_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {

@@ -30,9 +30,14 @@ void for_image_blocks(ConvShape s, Index at_once, Run run) {
 std::size_t conv_forward_workspace(const ConvShape& shape);
 std::size_t conv_backward_workspace(const ConvShape& shape);
 
-/// y = activation(W * x + bias); bias may be null.
-void conv_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
-                  Activation activation, float* workspace);
+/// What forward reads in the place of weights, made of them alone, so that several calls may share it; and its floats,
+/// 0 where forward reads the weights as they lie.
+std::size_t conv_packed(const ConvShape& shape);
+void conv_pack(const ConvShape& shape, const float* weight, float* packed);
+
+/// y = activation(W * x + bias); `packed` is what conv_pack made of the weights; bias may be null.
+void conv_forward(const ConvShape& shape, const float* x, const float* weight, const float* packed, const float* bias,
+                  float* y, Activation activation, float* workspace);
 
 /// dx = dE/dx from dy = dE/dy; overwrites dx.
 void conv_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);

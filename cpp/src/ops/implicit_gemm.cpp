@@ -177,9 +177,13 @@ std::size_t weight_sums(ConvShape s, Index images) {
 
 }  // namespace
 
+std::size_t implicit_packed(const ConvShape& s) {
+  const Index depth = s.C / s.groups * s.R * s.S;
+  return few_columns(s.N, s.P * s.Q, depth) ? 0 : static_cast<std::size_t>(s.K * depth);
+}
+
 std::size_t implicit_forward_workspace(const ConvShape& s) {
-  return GatherMemory(s, PaddedImages::of_input(s)).floats() +
-         static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S);
+  return GatherMemory(s, PaddedImages::of_input(s)).floats();
 }
 
 std::size_t implicit_backward_data_workspace(const ConvShape& s) {
@@ -195,14 +199,20 @@ std::size_t implicit_backward_weight_workspace(const ConvShape& s) {
   return GatherMemory(s, padded).floats() + std::max(weight_sums(s, at_once), weight_sums(s, rest));
 }
 
+void implicit_pack(const ConvShape& s, const float* weight, float* packed) {
+  const Index filters = s.K / s.groups, depth = s.C / s.groups * s.R * s.S;
+  for (Index g = 0; g < s.groups; ++g)
+    pack_blocks(weight + g * filters * depth, depth, filters, depth, packed + g * filters * depth);
+}
+
 void implicit_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
                       Activation activation, float* workspace) {
   const PaddedImages padded = PaddedImages::of_input(shape);
   const GatherMemory memory(shape, padded);
-  float *images = workspace, *taps = images + memory.images, *packed = taps + memory.taps;
+  float *images = workspace, *taps = images + memory.images;
   const Index filters = shape.K / shape.groups, channels = shape.C / shape.groups;
   const Index depth = channels * shape.R * shape.S, pixels = shape.P * shape.Q;
-  const bool packs = !few_columns(shape.N, pixels, depth);
+  const bool packed = implicit_packed(shape) > 0;
   ColumnProduct p = {};
   p.gather = input_gather(shape, padded, taps);
   p.rows = filters;
@@ -211,17 +221,15 @@ void implicit_forward(const ConvShape& shape, const float* x, const float* weigh
   p.out_image_stride = shape.K * pixels;
   p.out_plane_stride = pixels;
   p.out_width = shape.Q;
-  if (!packs) {
+  if (!packed) {
     p.a_stride = depth;
     p.row_blocks = forward_row_blocks(shape);
   }
-  for (Index g = 0; packs && g < shape.groups; ++g)
-    pack_blocks(weight + g * filters * depth, depth, filters, depth, packed + g * filters * depth);
   for_image_blocks(shape, images_at_once(shape, padded), [&](const ConvShape& s, Index first) {
     const float* from = padded.make(s.N, x + first * s.C * s.H * s.W, images);
     p.images = s.N;
     for (Index g = 0; g < s.groups; ++g) {
-      (packs ? p.packed_a : p.a) = (packs ? packed : weight) + g * filters * depth;
+      (packed ? p.packed_a : p.a) = weight + g * filters * depth;
       p.gather.image = from + g * channels * padded.channel_stride();
       p.bias = bias ? bias + g * filters : nullptr;
       p.out = y + (first * s.K + g * filters) * pixels;

@@ -38,8 +38,8 @@ struct Phase {
   int32_t* inside;
   std::int64_t* offset;
   int32_t* place;  // of every tap in the kernel
-  float* packed;
-  bool joined;  // taps of a row read neighbouring cells
+  Index weights;   // where its packed weights begin among those of the group of channels
+  bool joined;     // taps of a row read neighbouring cells
 
   Index taps() const { return h.count * w.count; }
 };
@@ -121,7 +121,7 @@ void find_backward_taps(Index first, Index kernel, Index dilation, Index pad, In
   }
 }
 
-// --- the plan of one group of channels: phases with their tables and weights, in the workspace -----------------------
+// --- the plan of a group of channels, the same for all: phases with their tables; and its weights -------------------
 
 struct Floats {
   float* next;
@@ -146,13 +146,16 @@ Index tables_floats(const Convolution& c) {
   return c.phases_h() * c.phases_w() * (taps + round_up(2 * c.out_width, 16) + offsets + round_up(cells, 16));
 }
 
-std::size_t plan_floats(const Convolution& c) {
+// Of a group's packed weights, every phase's on a cache line of their own.
+Index weights_floats(const Convolution& c) {
   const Index weights = round_up(c.out_planes * c.in_planes * c.kernel_h * c.kernel_w, 16);
-  return static_cast<std::size_t>(tables_floats(c) + weights + c.phases_h() * c.phases_w() * 16);
+  return weights + c.phases_h() * c.phases_w() * 16;
 }
 
-Plan make_plan(const ConvShape& s, const Convolution& c, bool backward, Floats& memory) {
+Plan make_plan(const ConvShape& s, const Convolution& c, bool backward, float* tables) {
+  Floats memory = {tables};
   Plan plan;
+  Index weights = 0;
   for (Index a = 0; a < c.phases_h(); ++a) {
     for (Index b = 0; b < c.phases_w(); ++b) {
       Phase& p = plan.phase[plan.phases++];
@@ -181,6 +184,8 @@ Plan make_plan(const ConvShape& s, const Convolution& c, bool backward, Floats& 
       }
       p.offset = memory.take<std::int64_t>(2 * p.taps());
       p.place = memory.take<int32_t>(p.taps());
+      p.weights = weights;
+      weights += round_up(c.out_planes * c.in_planes * p.taps(), 16);
       for (Index r = 0; r < p.h.count; ++r) {
         for (Index t = 0; t < p.w.count; ++t) {
           p.offset[r * p.w.count + t] = p.h.cell[r] * c.in_row() + p.w.cell[t] * c.in_planes * lanes();
@@ -192,33 +197,35 @@ Plan make_plan(const ConvShape& s, const Convolution& c, bool backward, Floats& 
   return plan;
 }
 
-// Every phase's weights, (out plane) x (tap row, tap column, in plane), packed; the weight of output k, input c and tap
-// t at weight + k * out_stride + c * in_stride + t.
-void pack_weights(const Convolution& c, const float* weight, Index out_stride, Index in_stride, Plan& plan,
-                  Floats& memory) {
+// Every phase's weights of a group, (out plane) x (tap row, tap column, in plane), packed; the weight of output k,
+// input c and tap t at weight + k * out_stride + c * in_stride + t.
+void pack_weights(const Convolution& c, const Plan& plan, const float* weight, Index out_stride, Index in_stride,
+                  float* packed) {
   const Index cells = c.kernel_h * c.kernel_w, tiles = ceil_div(c.out_planes, Index{kernels().gemm_mr});
   for (Index i = 0; i < plan.phases; ++i) {
-    Phase& p = plan.phase[i];
-    p.packed = memory.take<float>(c.out_planes * c.in_planes * p.taps());
+    const Phase& p = plan.phase[i];
+    float* to = packed + p.weights;
     if (cells == 1) {  // strides that pack_a is quicker with
-      kernels().pack_a(weight, out_stride, in_stride, c.out_planes, c.in_planes * p.taps(), p.packed);
+      kernels().pack_a(weight, out_stride, in_stride, c.out_planes, c.in_planes * p.taps(), to);
       continue;
     }
     const double work = 4.0 * static_cast<double>(c.in_planes * p.taps()) * kernels().gemm_mr;
     parallel_for(tiles, grain_for(work), [&](Index begin, Index end) {
       kernels().lane_pack_weight(weight, out_stride, in_stride, c.out_planes, c.in_planes, p.taps(), p.place, begin,
-                                 end, p.packed);
+                                 end, to);
     });
   }
 }
 
 // --- one strip -------------------------------------------------------------------------------------------------------
 
+// Of a group of channels.
 struct Operands {
   const float* in;
   Index in_image_stride;
   float* out;
   Index out_image_stride;
+  const float* packed;  // weights
   const float* bias;
   Activation activation;
 };
@@ -238,7 +245,7 @@ void multiply_rows(const Convolution& c, const Plan& plan, const Strips& strips,
     const Phase& p = plan.phase[i];
     LaneProduct product = {};
     product.rows = c.out_planes;
-    product.weight = p.packed;
+    product.weight = operands.packed + p.weights;
     product.bias = operands.bias;
     product.relu = is_fused(operands.activation);
     product.channels = c.in_planes;
@@ -306,29 +313,19 @@ void multiply_in_place(const Convolution& c, const Plan& plan, const Strips& str
   apply_unfused(operands.activation, 1, (last - first) * c.out_row(), out + first * c.out_row(), 0);
 }
 
-// All groups of channels, one after the other; `operands` are the first one's.
-void convolve(const ConvShape& s, const Convolution& c, bool backward, const float* weight, Index out_stride,
-              Index in_stride, Operands operands, float* workspace) {
+// One group of channels.
+void convolve(const ConvShape& s, const Convolution& c, const Plan& plan, const Operands& operands) {
   const Strips strips(s, c);
   const double work = static_cast<double>(lanes() * strips.rows * c.step_h * c.out_width) *
                       static_cast<double>(c.in_planes * c.out_planes * c.kernel_h * c.kernel_w) /
                       static_cast<double>(c.step_h * c.step_w);
-  for (Index g = 0; g < s.groups; ++g) {
-    Floats memory = {workspace};
-    Plan plan = make_plan(s, c, backward, memory);
-    pack_weights(c, weight, out_stride, in_stride, plan, memory);
-    parallel_for(strips.groups * strips.count, grain_for(work / 16), [&](Index begin, Index end) {
-      for (Index task = begin; task < end; ++task) {
-        const Index n0 = task / strips.count * lanes(), i0 = task % strips.count * strips.rows;
-        const Index i1 = std::min(i0 + strips.rows, c.most_rows());
-        (s.lanes ? multiply_in_place : turn_and_multiply)(c, plan, strips, operands, n0, i0, i1);
-      }
-    });
-    weight += c.out_planes * c.in_planes * s.R * s.S;
-    operands.in += c.in_planes * c.in_height * c.in_width;
-    operands.out += c.out_planes * c.out_height * c.out_width;
-    if (operands.bias) operands.bias += c.out_planes;
-  }
+  parallel_for(strips.groups * strips.count, grain_for(work / 16), [&](Index begin, Index end) {
+    for (Index task = begin; task < end; ++task) {
+      const Index n0 = task / strips.count * lanes(), i0 = task % strips.count * strips.rows;
+      const Index i1 = std::min(i0 + strips.rows, c.most_rows());
+      (s.lanes ? multiply_in_place : turn_and_multiply)(c, plan, strips, operands, n0, i0, i1);
+    }
+  });
 }
 
 // Whether lanes are filled and a single row fits the cache.
@@ -365,20 +362,49 @@ bool lanes_backward_data_wins(const ConvShape& s) {
   return s.R * s.S >= some_taps && pays && applies(s, backward_of(s));
 }
 
-std::size_t lanes_forward_workspace(const ConvShape& s) { return plan_floats(forward_of(s)); }
-std::size_t lanes_backward_data_workspace(const ConvShape& s) { return plan_floats(backward_of(s)); }
+std::size_t lanes_packed(const ConvShape& s) {
+  return static_cast<std::size_t>(s.groups * weights_floats(forward_of(s)));
+}
 
-void lanes_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
+std::size_t lanes_forward_workspace(const ConvShape& s) {
+  return static_cast<std::size_t>(tables_floats(forward_of(s)));
+}
+std::size_t lanes_backward_data_workspace(const ConvShape& s) {
+  const Convolution c = backward_of(s);
+  return static_cast<std::size_t>(tables_floats(c) + weights_floats(c));
+}
+
+void lanes_pack(const ConvShape& s, const float* weight, float* packed) {
+  const Convolution c = forward_of(s);
+  const Index cells = s.R * s.S, filter = c.in_planes * cells;
+  const Plan plan = make_plan(s, c, false, thread_scratch(Scratch::tile, static_cast<std::size_t>(tables_floats(c))));
+  for (Index g = 0; g < s.groups; ++g)
+    pack_weights(c, plan, weight + g * c.out_planes * filter, filter, cells, packed + g * weights_floats(c));
+}
+
+void lanes_forward(const ConvShape& s, const float* x, const float* packed, const float* bias, float* y,
                    Activation activation, float* workspace) {
-  const Index cells = s.R * s.S;
-  convolve(s, forward_of(s), false, weight, s.C / s.groups * cells, cells,
-           {x, s.C * s.H * s.W, y, s.K * s.P * s.Q, bias, activation}, workspace);
+  const Convolution c = forward_of(s);
+  const Plan plan = make_plan(s, c, false, workspace);
+  const Index input = s.H * s.W, output = s.P * s.Q;
+  for (Index g = 0; g < s.groups; ++g) {
+    convolve(s, c, plan,
+             {x + g * c.in_planes * input, s.C * input, y + g * c.out_planes * output, s.K * output,
+              packed + g * weights_floats(c), bias ? bias + g * c.out_planes : nullptr, activation});
+  }
 }
 
 void lanes_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const Index cells = s.R * s.S;
-  convolve(s, backward_of(s), true, weight, cells, s.C / s.groups * cells,
-           {dy, s.K * s.P * s.Q, dx, s.C * s.H * s.W, nullptr, {}}, workspace);
+  const Convolution c = backward_of(s);
+  const Plan plan = make_plan(s, c, true, workspace);
+  float* packed = workspace + tables_floats(c);
+  const Index input = s.H * s.W, output = s.P * s.Q, cells = s.R * s.S, filter = c.out_planes * cells;
+  for (Index g = 0; g < s.groups; ++g) {
+    pack_weights(c, plan, weight + g * c.in_planes * filter, cells, filter, packed);
+    convolve(
+        s, c, plan,
+        {dy + g * c.in_planes * output, s.K * output, dx + g * c.out_planes * input, s.C * input, packed, nullptr, {}});
+  }
 }
 
 }  // namespace deepnet

@@ -20,13 +20,15 @@ bool lanes_forward_wins(const ConvShape& shape);
 bool lanes_backward_data_wins(const ConvShape& shape);
 bool lanes_backward_weight_wins(const ConvShape& shape);
 
-/// Floats of workspace.
+/// Floats of packed weights, for forward; and of workspace.
+std::size_t lanes_packed(const ConvShape& shape);
 std::size_t lanes_forward_workspace(const ConvShape& shape);
 std::size_t lanes_backward_data_workspace(const ConvShape& shape);
 std::size_t lanes_backward_weight_workspace(const ConvShape& shape);
 
-/// As conv_forward and its like.
-void lanes_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+/// As conv_pack, conv_forward and its like.
+void lanes_pack(const ConvShape& shape, const float* weight, float* packed);
+void lanes_forward(const ConvShape& shape, const float* x, const float* packed, const float* bias, float* y,
                    Activation activation, float* workspace);
 void lanes_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);
 void lanes_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,

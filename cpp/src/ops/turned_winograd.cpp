@@ -81,10 +81,9 @@ bool turned_winograd_backward_weight_wins(const ConvShape& s) {
   return pays(s, 2048) && winograd_backward_weight_wins(in_lanes(s));
 }
 
-std::size_t turned_winograd_forward_workspace(const ConvShape& shape) {
-  const ConvShape s = images_at_once(shape);
-  return images_floats(s) + winograd_forward_workspace(in_lanes(s));
-}
+std::size_t turned_winograd_packed(const ConvShape& s) { return winograd_packed(in_lanes(s)); }
+
+std::size_t turned_winograd_forward_workspace(const ConvShape& s) { return images_floats(images_at_once(s)); }
 std::size_t turned_winograd_backward_data_workspace(const ConvShape& shape) {
   const ConvShape s = images_at_once(shape);
   return images_floats(s) + winograd_backward_data_workspace(in_lanes(s));
@@ -97,12 +96,16 @@ std::size_t turned_winograd_backward_weight_workspace(const ConvShape& shape) {
   return images_floats(s) + std::max(sums(s), sums(last));  // fewer images may be dealt out in more shares
 }
 
-void turned_winograd_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+void turned_winograd_pack(const ConvShape& s, const float* weight, float* packed) {
+  winograd_pack(in_lanes(s), weight, packed);
+}
+
+void turned_winograd_forward(const ConvShape& shape, const float* x, const float* packed, const float* bias, float* y,
                              Activation activation, float* workspace) {
   for_images(shape, x, y, [&](const ConvShape& s, const float* input, float* output) {
-    float *in = workspace, *out = in + input_floats(s), *rest = out + output_floats(s);
+    float *in = workspace, *out = in + input_floats(s);
     to_lanes(inputs_of(s), input, EmptyLanes::last_image, in);
-    winograd_forward(in_lanes(s), in, weight, bias, out, activation, rest);
+    winograd_forward(in_lanes(s), in, packed, bias, out, activation, nullptr);
     from_lanes(outputs_of(s), out, output);
   });
 }

@@ -15,13 +15,15 @@ bool turned_winograd_forward_wins(const ConvShape& shape);
 bool turned_winograd_backward_data_wins(const ConvShape& shape);
 bool turned_winograd_backward_weight_wins(const ConvShape& shape);
 
-/// Floats of workspace.
+/// Floats of transformed weights, for forward; and of workspace.
+std::size_t turned_winograd_packed(const ConvShape& shape);
 std::size_t turned_winograd_forward_workspace(const ConvShape& shape);
 std::size_t turned_winograd_backward_data_workspace(const ConvShape& shape);
 std::size_t turned_winograd_backward_weight_workspace(const ConvShape& shape);
 
-/// As conv_forward and its like.
-void turned_winograd_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+/// As conv_pack, conv_forward and its like.
+void turned_winograd_pack(const ConvShape& shape, const float* weight, float* packed);
+void turned_winograd_forward(const ConvShape& shape, const float* x, const float* packed, const float* bias, float* y,
                              Activation activation, float* workspace);
 void turned_winograd_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx,
                                    float* workspace);

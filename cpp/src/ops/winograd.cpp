@@ -110,6 +110,11 @@ struct Convolution {
 // Filters that are multiplied at once: their products, 16 times filters times tiles, stay in the cache.
 Index filters_at_once(Index filters) { return even_piece(filters, 128); }
 
+// Floats of the packed weights of a group of channels.
+Index packed_group(const ConvShape& s, Index tile) {
+  return patch_of(tile) * padded(s.K / s.groups * (s.C / s.groups));
+}
+
 void pack_weight(Index tile, const float* weight, Index row_stride, Index k_stride, bool mirrored, Index rows,
                  Index depth, float* packed) {
   const Index patch = patch_of(tile);
@@ -239,14 +244,12 @@ bool winograd_backward_weight_wins(const ConvShape& s) {
   return winograd_applies(s) && wins(s, s.C / s.groups, s.K / s.groups, s.P, s.Q, backward_weight_cost);
 }
 
-std::size_t winograd_forward_workspace(const ConvShape& s) {
-  const Index patch = patch_of(tile_for(s.lanes, s.P, s.Q));
-  return static_cast<std::size_t>(patch * padded(s.K / s.groups * (s.C / s.groups)));
+std::size_t winograd_packed(const ConvShape& s) {
+  return static_cast<std::size_t>(s.groups * packed_group(s, tile_for(s.lanes, s.P, s.Q)));
 }
 
 std::size_t winograd_backward_data_workspace(const ConvShape& s) {
-  const Index patch = patch_of(tile_for(s.lanes, s.H, s.W));
-  return static_cast<std::size_t>(patch * padded(s.K / s.groups * (s.C / s.groups)));
+  return static_cast<std::size_t>(packed_group(s, tile_for(s.lanes, s.H, s.W)));
 }
 
 std::size_t winograd_backward_weight_workspace(const ConvShape& s) {
@@ -254,14 +257,22 @@ std::size_t winograd_backward_weight_workspace(const ConvShape& s) {
   return static_cast<std::size_t>(weight_tasks(s).groups * patch * padded(s.K * (s.C / s.groups)));
 }
 
-void winograd_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
-                      Activation activation, float* workspace) {
+void winograd_pack(const ConvShape& s, const float* weight, float* packed) {
   const Index channels = s.C / s.groups, filters = s.K / s.groups, tile = tile_for(s.lanes, s.P, s.Q);
   for (Index g = 0; g < s.groups; ++g) {
-    pack_weight(tile, weight + g * filters * channels * 9, channels * 9, 9, false, filters, channels, workspace);
+    pack_weight(tile, weight + g * filters * channels * 9, channels * 9, 9, false, filters, channels,
+                packed + g * packed_group(s, tile));
+  }
+}
+
+void winograd_forward(const ConvShape& s, const float* x, const float* packed, const float* bias, float* y,
+                      Activation activation, float*) {
+  const Index channels = s.C / s.groups, filters = s.K / s.groups, tile = tile_for(s.lanes, s.P, s.Q);
+  for (Index g = 0; g < s.groups; ++g) {
     const Images to = output_of(s, y, g * filters);
     multiply_tiles({tile, channels, filters, input_of(s, x, g * channels), -s.pad_top, -s.pad_left, to,
-                    y + (to.first - y), workspace, bias ? bias + g * filters : nullptr, is_fused(activation)});
+                    y + (to.first - y), packed + g * packed_group(s, tile), bias ? bias + g * filters : nullptr,
+                    is_fused(activation)});
   }
   if (activation.kind == ActivationKind::none || is_fused(activation)) return;
   parallel_for(s.N * s.K * s.P * s.Q, grain_for(4.0, 64),

@@ -19,13 +19,14 @@ bool winograd_forward_wins(const ConvShape& shape);
 bool winograd_backward_data_wins(const ConvShape& shape);
 bool winograd_backward_weight_wins(const ConvShape& shape);
 
-/// Floats of workspace.
-std::size_t winograd_forward_workspace(const ConvShape& shape);
+/// Floats of transformed weights, for forward, which needs no workspace; and of workspace.
+std::size_t winograd_packed(const ConvShape& shape);
 std::size_t winograd_backward_data_workspace(const ConvShape& shape);
 std::size_t winograd_backward_weight_workspace(const ConvShape& shape);
 
-/// As conv_forward and its like.
-void winograd_forward(const ConvShape& shape, const float* x, const float* weight, const float* bias, float* y,
+/// As conv_pack, conv_forward and its like.
+void winograd_pack(const ConvShape& shape, const float* weight, float* packed);
+void winograd_forward(const ConvShape& shape, const float* x, const float* packed, const float* bias, float* y,
                       Activation activation, float* workspace);
 void winograd_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);
 void winograd_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
