@@ -94,6 +94,9 @@ struct Contract {
   /// `follows`: where the input is so already.
   enum class Lanes : std::uint8_t { no, follows, prefers };
   Lanes lanes = Lanes::no;
+  /// In evaluation, row i of the output along axis 0 depends on the input's row i alone, so that a batch may be run in
+  /// parts.
+  bool row_by_row = false;
   bool stateful = false;       ///< a run goes on from the state that the one before left in the layer
   bool inspectable = false;    ///< the cache holds what a user may look at after a run (see Trace)
   Activation activation = {};  ///< set by element-wise layers that the layer before may apply for them

@@ -72,6 +72,7 @@ Contract ActivationLayer::contract() const {
   c.remakes_output = c.backward_needs_output;
   c.lanes = Contract::Lanes::follows;
   c.activation = activation_;
+  c.row_by_row = true;
   return c;
 }
 

@@ -83,6 +83,7 @@ Config Conv2d::config() const {
 Contract Conv2d::contract() const {
   Contract c;
   c.accepts_activation = true;
+  c.row_by_row = true;
   const Index kernel = kernel_size.h * kernel_size.w, most = std::max(in_channels, out_channels);
   if (options.groups == 1 && lanes_can_multiply(most * kernel, options.stride.h, options.stride.w))
     c.lanes = Contract::Lanes::prefers;

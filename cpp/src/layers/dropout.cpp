@@ -30,6 +30,7 @@ Contract Dropout::contract() const {
   Contract c;
   c.backward_needs_input = false;
   c.in_place = true;
+  c.row_by_row = true;
   return c;
 }
 

@@ -21,6 +21,7 @@ Contract Flatten::contract() const {
   Contract c;
   c.backward_needs_input = false;
   c.view = true;
+  c.row_by_row = true;
   return c;
 }
 

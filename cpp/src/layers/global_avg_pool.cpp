@@ -26,6 +26,7 @@ LayerPtr GlobalAvgPool2d::from_config(const Config&) { return std::make_shared<G
 Contract GlobalAvgPool2d::contract() const {
   Contract c;
   c.backward_needs_input = false;
+  c.row_by_row = true;
   return c;
 }
 

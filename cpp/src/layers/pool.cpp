@@ -145,6 +145,7 @@ Contract MaxPool2d::contract() const {
   c.lanes = Contract::Lanes::follows;
   c.selects = true;
   c.inspectable = true;
+  c.row_by_row = true;
   return c;
 }
 
@@ -197,6 +198,7 @@ Contract AvgPool2d::contract() const {
   Contract c;
   c.backward_needs_input = false;
   c.lanes = Contract::Lanes::follows;
+  c.row_by_row = true;
   return c;
 }
 

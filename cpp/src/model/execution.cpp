@@ -126,7 +126,7 @@ void Execution::bind_external(PlanBuffer::Place place, int index, void* data, co
   }
 }
 
-void Execution::forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask) {
+void Execution::forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask, bool packed) {
   if (mask.defined() || mask_.defined()) mask_ = mask;
   if (phase != Phase::evaluation) random_key_ = next_key_ ? *next_key_ : next_random_key();
   next_key_.reset();
@@ -134,7 +134,7 @@ void Execution::forward(const Tensor* inputs, float* output, Phase phase, const 
     bind_external(PlanBuffer::Place::input, static_cast<int>(i), const_cast<void*>(inputs[i].raw()), inputs[i].owner());
   }
   bind_external(PlanBuffer::Place::output, 0, output, nullptr);
-  for (Step& step : steps_) run_forward(step, phase);
+  for (Step& step : steps_) run_forward(step, phase, packed);
   if (plan_.copy_output) {
     const float* result = this->output().data();
     parallel_for(this->output().size(), grain_for(1.0, 64), [&](Index begin, Index end) {
@@ -143,7 +143,7 @@ void Execution::forward(const Tensor* inputs, float* output, Phase phase, const 
   }
 }
 
-void Execution::run_forward(Step& step, Phase phase) {
+void Execution::run_forward(Step& step, Phase phase, bool packed) {
   const PlanStep& p = *step.plan;
   const std::vector<int>& inputs = graph_.nodes[static_cast<std::size_t>(p.node)].inputs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -157,7 +157,7 @@ void Execution::run_forward(Step& step, Phase phase) {
   Tensor& value = values_[static_cast<std::size_t>(p.output)];
   step.output.rebind(value.raw());
   step.training = training_of(*step.layer, phase);
-  if (step.packed) step.layer->pack(step.packed_for, step.packed);
+  if (step.packed && !packed) step.layer->pack(step.packed_for, step.packed);
   ForwardCall call;
   call.inputs = step.inputs.data();
   call.input_count = static_cast<int>(inputs.size());

@@ -29,8 +29,9 @@ class Execution {
   void set_rehearsal() { rehearsal_ = true; }
 
   /// Runs forward; `inputs` are borrowed until the last backward. Without a loss the output is written to `output`,
-  /// which must have output_shape(). An undefined mask is none.
-  void forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask = Tensor());
+  /// which must have output_shape(). An undefined mask is none. Parameters are packed anew, unless `packed`: then they
+  /// are as they were at the last forward.
+  void forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask = Tensor(), bool packed = false);
   /// Runs backward from dE/dOutput (with a loss: undefined, loss_gradient() has it) and writes dE/dInputs where the
   /// plan wants them.
   void backward(const Tensor& d_output, Tensor* d_inputs, bool accumulate);
@@ -57,7 +58,7 @@ class Execution {
 
   void* arena_at(int buffer) const;
   void bind_external(PlanBuffer::Place place, int index, void* data, const std::shared_ptr<void>& owner);
-  void run_forward(Step& step, Phase phase);
+  void run_forward(Step& step, Phase phase, bool packed);
   void run_backward(Step& step, bool accumulate);
   void make_traces();
 

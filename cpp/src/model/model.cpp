@@ -7,6 +7,7 @@
 #include "../parallel.hpp"
 #include "execution.hpp"
 #include "mask.hpp"
+#include "tiling.hpp"
 
 namespace deepnet {
 
@@ -20,6 +21,17 @@ struct Model::Runs {
   struct Stage {
     std::shared_ptr<RecurrentLayer> recurrent;
     Model others;
+  };
+
+  // A network cut in two: its first layers take a batch in tiles, the rest, if there is one, all of it.
+  struct Parts {
+    Index tile_rows;
+    Model first, rest;
+
+    Tensor forward(const Tensor& x) const {
+      Tensor y = first.runs_->in_pieces(first.layer_, x, tile_rows, Tensor());
+      return rest.layer() ? rest.runs_->in_pieces(rest.layer_, y, y.shape()[0], Tensor()) : y;
+    }
   };
 
   explicit Runs(Graph g)
@@ -67,6 +79,7 @@ struct Model::Runs {
     PlanRequest request;
     for (std::size_t i = 0; i < count; ++i) request.inputs.push_back(inputs[i].shape());
     request.backward = request.input_gradient = backward;
+    request.tile = takes_tiles;
     const std::vector<Tensor> all(inputs, inputs + count);
     if (count == graph.inputs.size()) return make_execution(graph, request, all, phase, mask);
     return make_execution(graph_of(layer, static_cast<int>(count)), request, all, phase, mask);
@@ -81,6 +94,64 @@ struct Model::Runs {
     if (idle.size() <= most_kept) return;
     oldest = std::move(idle.back());
     idle.pop_back();
+  }
+
+  // The output, in evaluation mode, made of pieces of at most so many rows.
+  Tensor in_pieces(const LayerPtr& layer, const Tensor& x, Index rows_at_once, const Tensor& mask) {
+    const Index rows = x.shape()[0];
+    Tensor y;
+    std::unique_ptr<Execution> execution;
+    Index done = 0;
+    do {
+      const Index n = std::min(rows_at_once, rows - done);
+      const Tensor piece = x.rows(done, done + n), piece_mask = mask.defined() ? mask.rows(done, done + n) : mask;
+      const bool packed = execution != nullptr && n == rows_at_once;
+      if (!packed) {
+        give_back(std::move(execution));
+        execution = take(layer, &piece, 1, /*backward=*/false, Phase::evaluation, piece_mask);
+      }
+      if (!y.defined()) y = Tensor(of_all_rows(execution->output_shape(), n, rows));
+      Tensor out = n < rows ? y.rows(done, done + n) : y;
+      execution->forward(&piece, out.data(), Phase::evaluation, piece_mask, packed);
+      done += n;
+    } while (done < rows);
+    give_back(std::move(execution));
+    return y;
+  }
+
+  // The network in parts, where that pays for batches of so many images of this shape; null where it does not.
+  std::shared_ptr<const Parts> parts_for(const Shape& input, Index batch_size) {
+    if (input.rank() != 4 || takes_tiles) return nullptr;
+    Shape row = input;
+    row[0] = 1;
+    std::shared_ptr<const Parts> parts, oldest;  // outlive the lock
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto known = std::find_if(in_parts.begin(), in_parts.end(), [&](const auto& it) { return it.first == row; });
+    if (known != in_parts.end()) {
+      parts = known->second;
+    } else {
+      parts = make_parts(row);
+      if (in_parts.size() == most_kept) {
+        oldest = std::move(in_parts.front().second);
+        in_parts.erase(in_parts.begin());
+      }
+      in_parts.emplace_back(row, parts);
+    }
+    if (parts == nullptr || batch_size < 2 * parts->tile_rows) return nullptr;
+    recent = input;
+    recent[0] = batch_size;
+    return parts;
+  }
+
+  // The shape of the output for all rows, where that of n rows is `shape`.
+  static Shape of_all_rows(Shape shape, Index n, Index rows) {
+    if (n == rows) return shape;
+    if (shape.rank() < 1 || shape[0] != n) {
+      throw ShapeError("[predict] expected an output of " + std::to_string(n) + " rows, one an input row, got " +
+                       shape.str() + ": call the layer on all rows at once");
+    }
+    shape[0] = rows;
+    return shape;
   }
 
   // What run() keeps for backward.
@@ -134,6 +205,7 @@ struct Model::Runs {
 
   const Graph graph;
   const bool stateful;        // any layer is: its rows go on with those of the run before
+  bool takes_tiles = false;   // of a batch, as the first part of another network
   std::vector<Stage> stages;  // for step(), made at its first call
   std::once_flag stages_made;
   std::mutex mutex;
@@ -142,6 +214,26 @@ struct Model::Runs {
   bool in_backward = false;
   Traces last_traces;  // of the last run, also while it is in backward
   Shape recent;        // of an input
+  std::vector<std::pair<Shape, std::shared_ptr<const Parts>>> in_parts;  // by the shape of a row; null: in one
+
+ private:
+  std::shared_ptr<const Parts> make_parts(const Shape& row) const {
+    Tiling tiling;
+    try {
+      tiling = tiling_of(graph, row);
+    } catch (const ShapeError&) {  // which the plan will throw, with the batch's shape
+    }
+    if (tiling.nodes == 0) return nullptr;
+    const auto model_of = [&](std::size_t begin, std::size_t end) {
+      std::vector<LayerPtr> layers;
+      for (std::size_t i = begin; i < end; ++i) layers.push_back(graph.nodes[i].layer);
+      return Model(std::make_shared<Sequential>(std::move(layers)));
+    };
+    Parts parts = {tiling.rows, model_of(0, tiling.nodes), Model()};
+    parts.first.runs_->takes_tiles = true;
+    if (tiling.nodes < graph.nodes.size()) parts.rest = model_of(tiling.nodes, graph.nodes.size());
+    return std::make_shared<const Parts>(std::move(parts));
+  }
 };
 
 namespace {
@@ -184,29 +276,17 @@ Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) con
   FlushDenormals flush;
   const Index rows = x.shape()[0];
   if (runs_->stateful) batch_size = rows;
-  if (batch_size < 1) batch_size = 1;
+  batch_size = std::clamp<Index>(batch_size, 1, std::max<Index>(rows, 1));
+  const auto parts = mask.defined() ? nullptr : runs_->parts_for(x.shape(), batch_size);
+  if (!parts) return runs_->in_pieces(layer_, x, batch_size, mask);
   Tensor y;
-  Index done = 0;
-  do {
-    const Index n = rows - done < batch_size ? rows - done : batch_size;
-    const Tensor part = x.rows(done, done + n), part_mask = mask.defined() ? mask.rows(done, done + n) : mask;
-    auto execution = runs_->take(layer_, &part, 1, /*backward=*/false, Phase::evaluation, part_mask);
-    if (!y.defined()) {
-      Shape shape = execution->output_shape();
-      if (n < rows) {
-        if (shape.rank() < 1 || shape[0] != n) {
-          throw ShapeError("[predict] expected an output of " + std::to_string(n) + " rows, one an input row, got " +
-                           shape.str() + ": call the layer on all rows at once");
-        }
-        shape[0] = rows;
-      }
-      y = Tensor(shape);
-    }
-    Tensor out = n < rows ? y.rows(done, done + n) : y;
-    execution->forward(&part, out.data(), Phase::evaluation, part_mask);
-    runs_->give_back(std::move(execution));
-    done += n;
-  } while (done < rows);
+  for (Index done = 0; done < rows; done += batch_size) {
+    const Index n = std::min(batch_size, rows - done);
+    const Tensor out = parts->forward(x.rows(done, done + n));
+    if (n == rows) return out;
+    if (!y.defined()) y = Tensor(Runs::of_all_rows(out.shape(), n, rows));
+    std::memcpy(y.rows(done, done + n).raw(), out.raw(), out.bytes());
+  }
   return y;
 }
 

@@ -142,7 +142,9 @@ class Planner {
       const bool is_output = std::find(outputs.begin(), outputs.end(), step.output) != outputs.end();
       if (is_output || uses_[static_cast<std::size_t>(step.output)] != 1) continue;
       if (in.shape.rank() != 4 || out.shape.rank() != 4) continue;
-      step.lanes = in.lanes || (wish == Contract::Lanes::prefers && fills_lanes(in.shape[0]));
+      // A tile needs no second group of images for a second core.
+      const bool fills = fills_lanes(in.shape[0]) || (request_.tile && in.shape[0] % lanes() == 0);
+      step.lanes = in.lanes || (wish == Contract::Lanes::prefers && fills);
       value(step.output).lanes = step.lanes;
     }
   }

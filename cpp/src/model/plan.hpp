@@ -15,11 +15,12 @@ struct PlanRequest {
   std::vector<Shape> inputs;
   bool backward = false;        ///< keep what backward needs
   bool input_gradient = false;  ///< dE/dInput of the graph is wanted
+  bool tile = false;            ///< one of several tiles of a batch
   bool loss = false;            ///< output and dE/dOutput live in the arena, for a loss to read and write
 
   bool operator==(const PlanRequest& other) const {
     return inputs == other.inputs && backward == other.backward && input_gradient == other.input_gradient &&
-           loss == other.loss;
+           tile == other.tile && loss == other.loss;
   }
 };
 
