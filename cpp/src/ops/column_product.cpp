@@ -133,16 +133,20 @@ Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* 
   return count;
 }
 
-void multiply_columns(const ColumnProduct& p) {
+void multiply_columns(ColumnProduct p) {
   const Index nr = kernels().gemm_nr, width = kernels().vector_width;
   const Index pixels = p.gather.out_height * p.gather.out_width;
+  const bool dense = p.step_h == 1 && p.step_w == 1 && p.gather.out_width == p.out_width;
+  if (dense) {
+    p.gather = with_rows_joined(p.gather);
+    p.out_width = p.gather.out_width;
+  }
   // Strips end with the image and are written in place where what the last panel wastes takes less time than copying
   // out the strips of columns that run on over images.
   const Index rest = pixels % nr;
   const double panels = static_cast<double>(pixels) / nr, filled = static_cast<double>(rest) / nr;
   const double wasted = rest == 0 ? 0.0 : (rest <= width ? 0.6 : 1.0) - filled;  // panels; half a one takes 0.6 of one
   constexpr double copy = 8;                                                     // steps of k that take as long
-  const bool dense = p.step_h == 1 && p.step_w == 1 && p.gather.out_width == p.out_width;
   const bool in_place = dense && wasted / panels * static_cast<double>(p.depth) <= copy;
   const Index span = in_place ? pixels : p.images * pixels, spans = in_place ? p.images : 1;
   if (span == 0 || spans == 0) return;

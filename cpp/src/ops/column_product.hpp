@@ -26,6 +26,15 @@ Index phase_taps(const ConvShape& shape, Index a, Index b, const Taps& taps, Ind
 /// The columns that forward multiplies with: those of x, of one group's channels.
 ConvGather forward_gather(const ConvShape& shape, const float* x, const Taps& taps);
 
+/// Rows of outputs whose cells follow each other without a gap (1x1 kernels), taken as one: vectors end with the image
+/// only.
+inline ColumnGather with_rows_joined(ColumnGather g) {
+  if (g.width != g.out_width) return g;
+  g.width = g.out_width *= g.out_height;
+  g.out_height = 1;
+  return g;
+}
+
 // A (rows x depth) times a column matrix, written to the planes of an image. A is packed in blocks of k or, for few
 // columns, as it lies, its rows a_stride apart.
 struct ColumnProduct {
@@ -43,7 +52,7 @@ struct ColumnProduct {
   Index step_h = 1, step_w = 1;  // from one pixel's cell to the next; out is already at the first
 };
 
-void multiply_columns(const ColumnProduct& product);
+void multiply_columns(ColumnProduct product);
 
 /// Whether A had better stay as it lies: where it meets so few columns that packing would take as long as the product.
 bool few_columns(Index images, Index pixels, Index a_stride);

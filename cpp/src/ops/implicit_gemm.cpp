@@ -310,7 +310,7 @@ void implicit_backward_weight(const ConvShape& shape, const float* x, const floa
   const PaddedImages padded = PaddedImages::of_input(shape);
   const GatherMemory memory(shape, padded);
   float *images = workspace, *taps = images + memory.images, *sums = taps + memory.taps;
-  ColumnGather gather = input_gather(shape, padded, taps);
+  ColumnGather gather = with_rows_joined(input_gather(shape, padded, taps));
   for_image_blocks(shape, images_at_once(shape, padded), [&](const ConvShape& s, Index first) {
     gather.image = padded.make(s.N, x + first * s.C * s.H * s.W, images);
     add_weight_gradient(s, gather, dy + first * s.K * s.P * s.Q, d_weight, accumulate || first > 0, sums);
