@@ -168,9 +168,9 @@ py::array as_new_array(const Tensor& tensor) {
   const Shape& shape = tensor.shape();
   const auto& numpy = py::detail::npy_api::get();
   PyObject* type = numpy.PyArray_DescrFromType_(py::detail::npy_api::NPY_FLOAT_);
-  const auto array = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
-      numpy.PyArray_Type_, type, shape.rank(), reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0,
-      nullptr));
+  const auto array = py::reinterpret_steal<py::array>(
+      numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, type, shape.rank(),
+                                  reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0, nullptr));
   if (!array) throw py::error_already_set();
   std::memcpy(py::detail::array_proxy(array.ptr())->data, tensor.raw(), tensor.bytes());
   return array;

@@ -31,8 +31,8 @@ Tensor own_labels(const Tensor& target);
 
 /// An array over the Tensor's memory, which it keeps alive.
 py::array as_array(const Tensor& tensor);
-/// An array of a result that nobody else has. A small one is copied into NumPy's own memory, sooner than an owner of the
-/// Tensor's is made.
+/// An array of a result that nobody else has. A small one is copied into NumPy's own memory, sooner than an owner of
+/// the Tensor's is made.
 py::array as_new_array(const Tensor& tensor);
 /// An array over memory that `owner` keeps alive.
 py::array as_view(const Tensor& tensor, py::handle owner);

@@ -77,6 +77,8 @@ TEST(images_go_in_tiles_as_far_as_their_layers_have_few_parameters) {
 
 TEST(nothing_goes_in_tiles_where_it_does_not_pay_or_rows_depend_on_each_other) {
   CHECK(tiling({64, 16, 32, 32}, same_size(16, 16), ReLU()).nodes == 0);  // nobody reads what is in the cache
+  CHECK(tiling({64, 16, 32, 32}, same_size(16, 16), ReLU(), Dropout(0.5), Flatten()).nodes == 0);
+  CHECK(tiling({64, 16, 0, 32}, ReLU(), ReLU()).nodes == 0);
   CHECK(tiling({4, 64, 512, 512}, same_size(64, 64), same_size(64, 64)).nodes == 0);  // too large for it
   CHECK(tiling({64, 16, 32, 32}, Centre(), same_size(16, 16), same_size(16, 16)).nodes == 0);
   CHECK(tiling({64, 16, 32, 32}, same_size(16, 16), same_size(16, 16), Centre(), same_size(16, 16)).nodes == 2);

@@ -17,11 +17,6 @@ struct PlanRequest {
   bool input_gradient = false;  ///< dE/dInput of the graph is wanted
   bool tile = false;            ///< one of several tiles of a batch
   bool loss = false;            ///< output and dE/dOutput live in the arena, for a loss to read and write
-
-  bool operator==(const PlanRequest& other) const {
-    return inputs == other.inputs && backward == other.backward && input_gradient == other.input_gradient &&
-           tile == other.tile && loss == other.loss;
-  }
 };
 
 /// ValueError where the node's layer, which carries a state on, has another place in the graph too.

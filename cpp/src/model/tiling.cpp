@@ -20,10 +20,11 @@ double parameter_bytes(const Layer& layer) {
   return bytes;
 }
 
-// A node at the beginning of a chain: what it reads and writes a row, and its parameters.
+// A node at the beginning of a chain: what it reads and writes a row, its parameters, and whether it writes an array of
+// its own, as activations, dropout and flattening do not.
 struct Link {
   double row_bytes, parameters;
-  bool is_activation;
+  bool writes;
 };
 
 // As long as layers work row by row on images and make images, or the last of them vectors.
@@ -36,8 +37,8 @@ std::vector<Link> links_of(const Graph& graph, Shape shape) {
     const int before = i == 0 ? graph.inputs[0] : graph.nodes[i - 1].output;
     if (!contract.row_by_row || node.inputs != std::vector<int>{before}) break;
     const Shape out = node.layer->output_shape({shape});
-    links.push_back({float_bytes(shape) + float_bytes(out), parameter_bytes(*node.layer),
-                     contract.activation.kind != ActivationKind::none});
+    links.push_back(
+        {float_bytes(shape) + float_bytes(out), parameter_bytes(*node.layer), !contract.in_place && !contract.view});
     shape = out;
   }
   return links;
@@ -56,8 +57,8 @@ bool is_chain(const Graph& graph) {
 Tiling tiling_of(const Graph& graph, const Shape& input) {
   if (input.rank() != 4 || !is_chain(graph)) return {};
   const std::vector<Link> links = links_of(graph, input);
-  double largest = 0;
-  std::size_t nodes = 0, layers = 0;  // layers: those that are more than an activation of the one before
+  double largest = sizeof(float);  // images may have no pixels
+  std::size_t nodes = 0, writers = 0;
   Index rows = 0;
   for (const Link& link : links) {
     largest = std::max(largest, link.row_bytes);
@@ -67,9 +68,9 @@ Tiling tiling_of(const Graph& graph, const Shape& input) {
     if (group > most_bytes || link.parameters > link.row_bytes * static_cast<double>(groups * lanes())) break;
     rows = groups * lanes();
     ++nodes;
-    if (!link.is_activation) ++layers;
+    if (link.writes) ++writers;
   }
-  return layers < 2 ? Tiling() : Tiling{nodes, rows};
+  return writers < 2 ? Tiling() : Tiling{nodes, rows};
 }
 
 }  // namespace deepnet
