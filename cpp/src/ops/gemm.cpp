@@ -187,7 +187,8 @@ void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, Matrix
 bool multiply_small(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
                     const GemmEpilogue& epilogue) {
   constexpr Index least_rows = 5, most_work = 1 << 16;  // fewer rows: dot products
-  if (m < least_rows || k > kSmallDepth || m * n * k > most_work || a.col_stride != 1 || b.row_stride != 1) return false;
+  if (m < least_rows || k > kSmallDepth || m * n * k > most_work || a.col_stride != 1 || b.row_stride != 1)
+    return false;
   GemmBlock g = {};
   g.m = m;
   g.n = n;
