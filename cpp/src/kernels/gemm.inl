@@ -414,9 +414,8 @@ inline void small_tile(const GemmBlock& g, int64_t lda, const float* panel, int6
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) sum[r][0] = fma(broadcast(row[r / 3][r % 3 * lda + k]), column, sum[r][0]);
   }
-  store_tile<R, 1>({g.c + i * g.ldc + j, g.ldc, g.n - j, nullptr, g.bias_col ? g.bias_col + j : nullptr, g.accumulate,
-                    g.relu},
-                   sum);
+  store_tile<R, 1>(
+      {g.c + i * g.ldc + j, g.ldc, g.n - j, nullptr, g.bias_col ? g.bias_col + j : nullptr, g.accumulate, g.relu}, sum);
 }
 
 // Rows [i, m): R at once as long as there are so many.
