@@ -33,8 +33,7 @@ std::vector<Link> links_of(const Graph& graph, Shape shape) {
   for (std::size_t i = 0; i < graph.nodes.size() && shape.rank() == 4; ++i) {
     const Node& node = graph.nodes[i];
     const Contract contract = node.layer->contract();
-    const int before = i == 0 ? graph.inputs[0] : graph.nodes[i - 1].output;
-    if (!contract.row_by_row || node.inputs != std::vector<int>{before}) break;
+    if (!contract.row_by_row) break;
     const Shape out = node.layer->output_shape({shape});
     links.push_back(
         {float_bytes(shape) + float_bytes(out), parameter_bytes(*node.layer), !contract.in_place && !contract.view});
@@ -45,10 +44,12 @@ std::vector<Link> links_of(const Graph& graph, Shape shape) {
 
 // Whether every value is read by the next node alone.
 bool is_chain(const Graph& graph) {
-  if (graph.inputs.size() != 1 || graph.outputs.size() != 1) return false;
-  return std::all_of(graph.nodes.begin(), graph.nodes.end(),
-                     [](const Node& node) { return node.inputs.size() == 1; }) &&
-         graph.value_count == static_cast<int>(graph.nodes.size()) + 1;
+  std::vector<int> values = graph.inputs;
+  for (const Node& node : graph.nodes) {
+    if (values.size() != 1 || node.inputs != values) return false;
+    values = {node.output};
+  }
+  return values == graph.outputs;
 }
 
 }  // namespace
