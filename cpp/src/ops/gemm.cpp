@@ -71,7 +71,7 @@ void multiply_few_rows(const DepthPieces& pieces, Index m, Index n, Index k, Mat
 bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
                      const GemmEpilogue& epilogue, float* workspace) {
   const KernelTable& kernel = kernels();
-  constexpr Index few = 16;
+  constexpr Index few = 12;
   const bool dots = a.col_stride == 1 && b.row_stride == 1 &&
                     (((m <= few || n <= few) && (k >= 128 || m <= 4)) || (m * n <= 4096 && k >= 512));
   const bool few_rows = b.col_stride == 1 && m <= kernel.gemm_mr;

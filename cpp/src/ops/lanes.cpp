@@ -345,21 +345,20 @@ bool lanes_can_multiply(Index depth, Index stride_h, Index stride_w) {
 bool lanes_forward_applies(const ConvShape& s) { return s.lanes || applies(s, forward_of(s)); }
 bool lanes_backward_data_applies(const ConvShape& s) { return s.lanes || applies(s, backward_of(s)); }
 
-// By what was measured, on one core with AVX-512, of 30 shapes with 1 to 128 channels, 8 x 8 to 112 x 112 pixels, 1 x 1
-// to 7 x 7 taps and strides 1 and 2: forward 1.0 to 3.2 times as fast as the implicit product, dE/dx 1.1 to 1.9 times.
 bool lanes_forward_wins(const ConvShape& s) {
   const Index taps = s.R * s.S, depth = s.C / s.groups * taps;
-  const bool strided = s.stride_h * s.stride_w > 1, enough = taps >= many_taps && s.C >= 8 * s.groups;
-  const bool pays = turning_is_cheap() ? depth >= 32 && (strided || enough || is_cached(s)) : is_cached(s);
-  return taps >= some_taps && pays && applies(s, forward_of(s));
+  const bool enough = taps >= many_taps && (s.C >= 8 * s.groups || !turning_is_cheap());
+  const bool pays = turning_is_cheap() ? depth >= 32 : packs_more_than_turns(s, is_strided(s) ? 1.25 : 3);
+  return taps >= some_taps && pays && (is_strided(s) || enough || is_cached(s)) && applies(s, forward_of(s));
 }
 
 bool lanes_backward_data_wins(const ConvShape& s) {
-  const bool strided = s.stride_h * s.stride_w > 1;  // the implicit product's phases write cell by cell
+  const Index taps = s.R * s.S, C = s.C / s.groups, K = s.K / s.groups;
   // Products for what turning the errors costs.
-  const bool enough = s.R * s.S >= many_taps && (s.C >= 8 * s.groups || s.K <= 16 * s.groups);
-  const bool pays = turning_is_cheap() || strided || enough || is_cached(s);
-  return s.R * s.S >= some_taps && pays && applies(s, backward_of(s));
+  const bool enough = taps >= many_taps && (C >= 8 || K <= 16);
+  const bool pays = turning_is_cheap() || is_strided(s) || enough || is_cached(s);
+  // Of fewer channels too few sums are in flight.
+  return taps >= some_taps && pays && (C >= 4 || K <= 8 * C) && applies(s, backward_of(s));
 }
 
 std::size_t lanes_packed(const ConvShape& s) {

@@ -182,9 +182,10 @@ bool lanes_backward_weight_applies(const ConvShape& s) {
 bool lanes_backward_weight_wins(const ConvShape& s) {
   constexpr Index most_weights = 1 << 15, most_weights_strided = 1 << 17, few_kernels = 300;
   const Index kernels = s.C / s.groups * (s.K / s.groups), taps = s.R * s.S;
-  const bool strided = s.stride_h * s.stride_w > 1, small = kernels <= few_kernels && !strided && is_cached(s);
+  const bool strided = is_strided(s), small = kernels <= few_kernels && !strided && is_cached(s);
   if (taps < some_taps || !lanes_backward_weight_applies(s)) return false;
-  if (turning_is_cheap() && strided && kernels * taps <= most_weights_strided) return true;
+  if (!turning_is_cheap() && !packs_more_than_turns(s, 1.25)) return false;
+  if (strided && kernels * taps <= most_weights_strided) return true;
   return (small || taps >= many_taps) && kernels * taps <= most_weights;
 }
 
