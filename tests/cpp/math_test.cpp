@@ -249,7 +249,13 @@ TEST(softmax_of_extreme_rows) {
       CHECK(row(1000, 0, 1) == std::make_pair(0.0f, -1000.0f));
       CHECK(row(0, -inf, 0) == std::make_pair(1.0f, 0.0f));
       CHECK(std::isnan(row(-inf, -inf, 0).first));
-      CHECK(std::isnan(row(0, not_a_number, 0).first));
+      for (const std::uint32_t bits : {0x7fc00000u, 0xffc00000u, 0x7fc00001u, 0xffd23456u, 0x7fffffffu}) {
+        float nan;
+        std::memcpy(&nan, &bits, sizeof nan);
+        const auto both = row(0, nan, 0), logarithms = row(nan, 0, 1);
+        CHECK(std::isnan(both.first) && std::isnan(both.second));
+        CHECK(std::isnan(logarithms.first) && std::isnan(logarithms.second));
+      }
     }
   });
 }

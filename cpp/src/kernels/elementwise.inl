@@ -99,21 +99,21 @@ inline void for_vectors(int64_t n, Body body) {
 
 // The largest of a row, NaN passed over (the sum of exponentials will be NaN); -infinity of nothing.
 inline float row_max(int64_t n, const float* x) {
-  vf m = broadcast(-infinity), more = m;
+  constexpr int chains = 4;  // a comparison's result is ready only some comparisons later
+  vf m[chains];
+  for (vf& some : m) some = broadcast(-infinity);
   int64_t i = 0;
-  for (; i + 2 * W <= n; i += 2 * W) {
-    m = maximum(m, load(x + i));
-    more = maximum(more, load(x + i + W));
-  }
-  for (; i < n; i += W) m = maximum(m, fill_from(n - i, -infinity, load_first(x + i, n - i)));
-  return max_lanes(maximum(more, m));
+  for (; i + chains * W <= n; i += chains * W)
+    for (int c = 0; c < chains; ++c) m[c] = maximum(m[c], load(x + i + c * W));
+  for (; i < n; i += W) m[0] = maximum(m[0], fill_from(n - i, -infinity, load_first(x + i, n - i)));
+  return max_lanes(maximum(maximum(m[1], m[0]), maximum(m[3], m[2])));
 }
 
 // Sum of e^(x - shift); each term is written to y unless that is null. y may be x.
 inline float row_exp(int64_t n, float shift, const float* x, float* y) {
   vf s{};
   for_vectors(n, [&](int64_t i, int64_t lanes) {
-    const vf e = fill_from(lanes, 0.0f, vexp(load_first(x + i, lanes) - shift));
+    const vf e = fill_from(lanes, 0.0f, vexp_to_zero(load_first(x + i, lanes) - shift));
     if (y) store_first(y + i, lanes, e);
     s += e;
   });

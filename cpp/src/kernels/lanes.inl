@@ -159,24 +159,63 @@ inline void for_window(const Pool2dShape& s, int64_t p, int64_t q, Cell cell) {
     for (int64_t w = left < 0 ? 0 : left; w < right; ++w) cell(h, w);
 }
 
+// The maximum of the cells seen, and where the first of its equals lies.
+template <bool keep_position>
+struct LaneMaximum {
+  vf best;
+  vi place;
+
+  LaneMaximum(vf value, int64_t cell) : best(value), place(broadcast_int((int32_t)cell)) {}
+  void compete(vf value, int64_t cell) {
+    const vi wins = (value > best) | is_nan(value);
+    best = select(wins, value, best);
+    if (keep_position) place = wins ? broadcast_int((int32_t)cell) : place;
+  }
+  void store_to(float* y, int32_t* position) const {
+    store(y, best);
+    if (keep_position) store_int(position, place);
+  }
+};
+
+// A window of 2 x 2 cells from `corner` on.
+template <bool keep_position>
+inline void lane_max_2x2(int64_t width, int64_t channels, int64_t corner, const float* x, float* y, int32_t* position) {
+  const int64_t step = channels * W, row = width * step;
+  const float* at = x + corner * step;
+  for (int64_t i = 0; i < step; i += W) {
+    LaneMaximum<keep_position> maximum(load(at + i), corner);
+    maximum.compete(load(at + step + i), corner + 1);
+    maximum.compete(load(at + row + i), corner + width);
+    maximum.compete(load(at + row + step + i), corner + width + 1);
+    maximum.store_to(y + i, keep_position ? position + i : nullptr);
+  }
+}
+
+template <bool keep_position>
+inline void lane_max_window(const Pool2dShape& s, int64_t channels, int64_t p, int64_t q, const float* x, float* y,
+                            int32_t* position) {
+  const int64_t top = p * s.stride_h - s.pad_h, left = q * s.stride_w - s.pad_w, step = channels * W;
+  const int64_t first = (top < 0 ? 0 : top) * s.width + (left < 0 ? 0 : left);
+  if (s.kernel_h == 2 && s.kernel_w == 2 && top >= 0 && left >= 0 && top + 2 <= s.height && left + 2 <= s.width)
+    return lane_max_2x2<keep_position>(s.width, channels, first, x, y, position);
+  for (int64_t i = 0; i < step; i += W) {
+    LaneMaximum<keep_position> maximum(load(x + first * step + i), first);
+    for_window(s, p, q, [&](int64_t h, int64_t w) {
+      const int64_t cell = h * s.width + w;
+      maximum.compete(load(x + cell * step + i), cell);
+    });
+    maximum.store_to(y + i, keep_position ? position + i : nullptr);
+  }
+}
+
 void lane_max_pool(const Pool2dShape* shape, int64_t channels, int64_t p, const float* x, float* y, int32_t* position) {
   const Pool2dShape& s = *shape;
   for (int64_t q = 0; q < s.out_width; ++q) {
-    for (int64_t c = 0; c < channels; ++c) {
-      vf best = {};
-      vi place = {};
-      bool first = true;
-      for_window(s, p, q, [&](int64_t h, int64_t w) {
-        const vf value = load(x + ((h * s.width + w) * channels + c) * W);
-        const vi here = broadcast_int((int32_t)(h * s.width + w));
-        const vi wins = first ? broadcast_int(-1) : (value > best) | is_nan(value);
-        best = select(wins, value, best);
-        place = wins ? here : place;
-        first = false;
-      });
-      const int64_t to = ((p * s.out_width + q) * channels + c) * W;
-      store(y + to, best);
-      if (position) store_int(position + to, place);
+    const int64_t to = (p * s.out_width + q) * channels * W;
+    if (position) {
+      lane_max_window<true>(s, channels, p, q, x, y + to, position + to);
+    } else {
+      lane_max_window<false>(s, channels, p, q, x, y + to, nullptr);
     }
   }
 }

@@ -32,6 +32,7 @@ struct ExpReduction {
   vu n_bits;
 
   vu exponent() const { return n_bits << 23; }
+  vf power() const { return (vf)(exponent() + 0x3f800000u); }  // 2^n where that is normal; times a NaN it stays one
 };
 inline ExpReduction reduce_exp(vf x) {
   constexpr float log2_e = 1.44269504f, rounder = 0x1.8p23f;
@@ -62,7 +63,14 @@ inline vf vexp(vf x) {
 // e^x for x <= 0; of x below -87 that of -87, which is next to nothing but normal.
 inline vf vexp_nonpositive(vf x) {
   const ExpReduction parts = reduce_exp(maximum(broadcast(-87.0f), x));
-  return (vf)((vu)(expm1_reduced(parts.r) + 1.0f) + parts.exponent());
+  return (expm1_reduced(parts.r) + 1.0f) * parts.power();
+}
+
+// e^x for x <= 0, where it is not normal 0.
+inline vf vexp_to_zero(vf x) {
+  constexpr float lowest = -87.3365402f;
+  const ExpReduction parts = reduce_exp(x);
+  return select(x < lowest, vf{}, (expm1_reduced(parts.r) + 1.0f) * parts.power());
 }
 
 // e^(x + low), |low| < 0.05: for an x known to more than a float's precision.
@@ -74,7 +82,7 @@ inline vf vexp_extended(vf x, vf low) {
 // e^x - 1 for x <= 0, accurate near 0.
 inline vf vexpm1_nonpositive(vf x) {
   const ExpReduction parts = reduce_exp(maximum(broadcast(-30.0f), x));  // below: -1, and 2^n stays normal
-  const vf scale = (vf)(parts.exponent() + 0x3f800000u);
+  const vf scale = parts.power();
   return expm1_reduced(parts.r) * scale + (scale - 1.0f);
 }
 

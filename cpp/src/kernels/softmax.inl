@@ -23,7 +23,7 @@ inline void softmax_lanes(int64_t length, int64_t stride, int64_t lanes, const f
   vf largest_x = broadcast(-infinity), sum{};
   for (int64_t i = 0; i < length; ++i) largest_x = maximum(largest_x, load_first(x + i * stride, lanes));
   for (int64_t i = 0; i < length; ++i) {
-    const vf e = vexp(load_first(x + i * stride, lanes) - largest_x);
+    const vf e = vexp_to_zero(load_first(x + i * stride, lanes) - largest_x);
     if (!logarithm) store_first(y + i * stride, lanes, e);
     sum += e;
   }
@@ -49,7 +49,7 @@ inline void softmax_row_backward(int64_t length, const float* x, const float* dy
   const float largest_x = row_max(length, x);
   const bool keeps = dx != dy;
   const auto exponential = [=](int64_t i, int64_t lanes) {
-    return fill_from(lanes, 0.0f, vexp(load_first(x + i, lanes) - largest_x));
+    return fill_from(lanes, 0.0f, vexp_to_zero(load_first(x + i, lanes) - largest_x));
   };
   vf total{}, s{};
   for_vectors(length, [&](int64_t i, int64_t lanes) {
@@ -73,13 +73,14 @@ inline void softmax_lanes_backward(int64_t length, int64_t stride, int64_t lanes
   vf largest_x = broadcast(-infinity), total{}, s{};
   for (int64_t i = 0; i < length; ++i) largest_x = maximum(largest_x, load_first(x + i * stride, lanes));
   for (int64_t i = 0; i < length; ++i) {
-    const vf e = vexp(load_first(x + i * stride, lanes) - largest_x), d = load_first(dy + i * stride, lanes);
+    const vf e = vexp_to_zero(load_first(x + i * stride, lanes) - largest_x), d = load_first(dy + i * stride, lanes);
     total += e;
     s = logarithm ? s + d : e * d + s;
   }
   const vf inverse = 1.0f / total, sum = logarithm ? s : s * inverse;
   for (int64_t i = 0; i < length; ++i) {
-    const vf p = vexp(load_first(x + i * stride, lanes) - largest_x) * inverse, d = load_first(dy + i * stride, lanes);
+    const vf p = vexp_to_zero(load_first(x + i * stride, lanes) - largest_x) * inverse,
+             d = load_first(dy + i * stride, lanes);
     store_first(dx + i * stride, lanes, logarithm ? d - p * sum : p * (d - sum));
   }
 }

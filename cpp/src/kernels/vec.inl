@@ -132,20 +132,23 @@ inline void transpose_square(vf* row) {
   if (W > 8) transpose_stage<(W > 8 ? 8 : 1)>(row);
 }
 
-// Lanes added, or compared, in a fixed order: halves, quarters, ...
+// Lane i is v's lane i + D.
+template <int D, int... I>
+inline vf lanes_from(vf v, Lanes<I...>) {
+  return shuffle<((I + D) % W)...>(v, v);
+}
+// Lanes joined in a fixed order: halves, quarters, ...
+template <int D, class Join>
+inline float fold_lanes(vf v, Join join) {
+  v = join(v, lanes_from<D>(v, AllLanes()));
+  if constexpr (D > 1) return fold_lanes<D / 2>(v, join);
+  return v[0];
+}
 inline float sum_lanes(vf v) {
-  float lane[W];
-  store(lane, v);
-  for (int half = W / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  return fold_lanes<W / 2>(v, [](vf a, vf b) { return a + b; });
 }
 inline float max_lanes(vf v) {
-  float lane[W];
-  store(lane, v);
-  for (int half = W / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = lane[i + half] > lane[i] ? lane[i + half] : lane[i];
-  return lane[0];
+  return fold_lanes<W / 2>(v, [](vf a, vf b) { return maximum(b, a); });
 }
 
 }  // namespace
