@@ -275,7 +275,10 @@ inline void pack_weight_of(const float* weight, int64_t row_stride, int64_t k_st
         for (int c = 0; c < 3; ++c) weight_axis(Tile<T>(), g[c], g[3 + c], g[6 + c], half + c, 3);
         for (int r = 0; r < S; ++r) weight_axis(Tile<T>(), half[3 * r], half[3 * r + 1], half[3 * r + 2], u + S * r, 1);
         float* out = packed + first * k + j * rows + i;
-        for (int e = 0; e < S * S; ++e) store_first(out + e * patch_stride, here, u[e]);
+        for (int e = 0; e < S * S; ++e) {
+          store_first(out + e * patch_stride, here, u[e]);
+          __builtin_prefetch(out + e * patch_stride + 128, 1);
+        }
       }
     }
   }
