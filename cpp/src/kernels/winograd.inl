@@ -325,8 +325,11 @@ inline void lane_output_of(const ConvGather& g, int64_t rows, int64_t j0, int64_
       transform_output<T>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
 #pragma GCC unroll 16
       for (int i = 0; i < T * T; ++i)
-        if (tile.inside || (tile.h + i / T < g.height && tile.w + i % T < g.width))
-          store(corner + (i / T * g.width + i % T) * g.cell_stride + k * W, pixels[i]);
+        if (tile.inside || (tile.h + i / T < g.height && tile.w + i % T < g.width)) {
+          float* pixel = corner + (i / T * g.width + i % T) * g.cell_stride + k * W;
+          store(pixel, pixels[i]);
+          __builtin_prefetch(pixel + 4 * W, 1);
+        }
     }
   }
 }
