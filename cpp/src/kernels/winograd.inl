@@ -274,6 +274,7 @@ inline void pack_weight_of(const float* weight, int64_t row_stride, int64_t k_st
           g[t] = gather_lanes(in + (mirrored ? 8 - t : t), (int32_t)row_stride, lane_range(0, (int)here));
         for (int c = 0; c < 3; ++c) weight_axis(Tile<T>(), g[c], g[3 + c], g[6 + c], half + c, 3);
         for (int r = 0; r < S; ++r) weight_axis(Tile<T>(), half[3 * r], half[3 * r + 1], half[3 * r + 2], u + S * r, 1);
+        // So many places at once are more than the hardware sees coming: without asking, every line was waited for.
         float* out = packed + first * k + j * rows + i;
         for (int e = 0; e < S * S; ++e) {
           store_first(out + e * patch_stride, here, u[e]);
@@ -323,7 +324,7 @@ inline void lane_output_of(const ConvGather& g, int64_t rows, int64_t j0, int64_
     for (int64_t k = 0; k < rows; ++k) {
       vf pixels[T * T];
       transform_output<T>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
-#pragma GCC unroll 16
+#pragma GCC unroll 16  // asking for the pixels ahead, as above
       for (int i = 0; i < T * T; ++i)
         if (tile.inside || (tile.h + i / T < g.height && tile.w + i % T < g.width)) {
           float* pixel = corner + (i / T * g.width + i % T) * g.cell_stride + k * W;
