@@ -3,6 +3,8 @@
 #include "gemm.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
@@ -113,72 +115,103 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
   return true;
 }
 
-// A product of rows with rows, A B^T where both are contiguous along k, of which one has so few that it stays in the
-// second-level cache: that one is packed, the other read as it lies. Where A is the one, what is made is C^T.
+// A product of rows with rows, A B^T where both are contiguous along k: one is packed, strip by strip, so that a strip
+// stays in the second-level cache, the other read as it lies. Where A is packed, what is made is C^T.
 struct RowsByRows {
   bool applies, packs_a;
   Index packed, unpacked;  // rows of each
-};
+  Index strip;             // rows that are packed at once
 
-RowsByRows rows_by_rows(Index m, Index n, Index k, MatrixView a, MatrixView b) {
-  constexpr Index most_rows = 256, most_floats = 1 << 18, least_depth = 128;
-  const bool packs_a = m < n && k >= least_depth;  // turning C takes as long as some 20 steps of k
-  const Index packed = packs_a ? m : n;
-  const bool rows = a.col_stride == 1 && b.row_stride == 1;
-  const Index unpacked = packs_a ? n : m, stride = packs_a ? b.col_stride : a.row_stride;
-  const Index most = stride % clashing_stride == 0 ? most_rows / 4 : most_rows;
-  return {rows && packed <= most && packed * k <= most_floats, packs_a, packed, unpacked};
-}
+  RowsByRows(Index m, Index n, Index k, MatrixView a, MatrixView b) {
+    constexpr Index most_floats = 1 << 18, least_strip = 160, least_depth = 128;
+    packs_a = m < n && m * k <= most_floats && k >= least_depth;  // turning C takes as long as some 20 steps of k
+    packed = packs_a ? m : n;
+    unpacked = packs_a ? n : m;
+    const Index nr = kernels().gemm_nr;
+    Index most = std::max(most_floats / std::max<Index>(k, 1) / nr * nr, nr);
+    // An even number of strips, unless threads had better share out the other rows.
+    if (packed >= 2 * least_strip && 2 * packed > unpacked)
+      most = std::min(most, round_up(ceil_div(packed, 2 * ceil_div(packed, 2 * most)), nr));
+    strip = packed <= most ? packed : round_up(even_piece(packed, most), nr);
+    // Where registers hold few rows, long or clashing rows are better packed, too.
+    const bool many_rows = kernels().gemm_mr > 8,
+               clashing = (packs_a ? b.col_stride : a.row_stride) % clashing_stride == 0;
+    const Index most_packed = many_rows ? 8 * unpacked : clashing ? 64 : 256;
+    applies = a.col_stride == 1 && b.row_stride == 1 && strip >= std::min(packed, least_strip) && packed <= most_packed;
+  }
+};
 
 void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
                            const GemmEpilogue& epilogue) {
   const KernelTable& kernel = kernels();
   // Deep blocks: panels come from the second-level cache anyway, and C, often transposed, is written once a block.
-  const Index nr = kernel.gemm_nr, depth = even_piece(k, chain);
+  const Index nr = kernel.gemm_nr, depth = even_piece(k, chain), panel_columns = round_up(rows.strip, nr);
   const float* packed = rows.packs_a ? a.data : b.data;
   const float* unpacked = rows.packs_a ? b.data : a.data;
   const Index packed_stride = rows.packs_a ? a.row_stride : b.col_stride;
   const Index stride = rows.packs_a ? b.col_stride : a.row_stride;
   const Index at_once = stride % clashing_stride == 0 ? 8 : kernel.gemm_mr;
-  const double work = static_cast<double>(rows.packed) * k / 16;
-  // Every task packs for itself: sooner done than fetched from another core's cache. Few tasks, but an even number.
+  // Few tasks, but an even number for each strip, one strip's after the other's.
   constexpr Index most_rows_a_task = 160;
   const Index pairs = ceil_div(rows.unpacked, 2 * most_rows_a_task),
               least_rows = std::max<Index>(64, ceil_div(rows.unpacked, 2 * pairs));
-  parallel_for(rows.unpacked, std::max<Index>(grain_for(work), least_rows), [&](Index begin, Index end) {
-    float* panels = thread_scratch(Scratch::pack, static_cast<std::size_t>(round_up(rows.packed, nr) * k));
-    for (Index k0 = 0; k0 < k; k0 += depth) {
-      const Index here = std::min(depth, k - k0);
-      kernel.pack_b(packed + k0, 1, packed_stride, here, rows.packed, here, panels + round_up(rows.packed, nr) * k0);
+  const Index strips = ceil_div(rows.packed, rows.strip);
+  Index rows_a_task = least_rows;
+  while (rows_a_task >= 128 && strips * ceil_div(rows.unpacked, rows_a_task) < 12)
+    rows_a_task = ceil_div(rows_a_task, 2);
+  rows_a_task = std::max(rows_a_task, grain_for(static_cast<double>(rows.strip) * k / 16));
+  const Index tasks = ceil_div(rows.unpacked, rows_a_task);
+  // Every thread packs for itself, once for all tasks of a strip that it takes: sooner done than fetched from another
+  // core's cache.
+  static std::atomic<std::uint64_t> packings{0};
+  const std::uint64_t this_call = packings.fetch_add(static_cast<std::uint64_t>(strips)) + 1;
+  const auto multiply = [&](Index strip, Index begin, Index end) {
+    const Index first = strip * rows.strip, columns = std::min(rows.strip, rows.packed - first);
+    float* panels = thread_scratch(Scratch::pack, static_cast<std::size_t>(panel_columns * k));
+    thread_local std::uint64_t packed_last = 0;
+    if (const std::uint64_t this_packing = this_call + static_cast<std::uint64_t>(strip); packed_last != this_packing) {
+      for (Index k0 = 0; k0 < k; k0 += depth) {
+        const Index here = std::min(depth, k - k0);
+        kernel.pack_b(packed + first * packed_stride + k0, 1, packed_stride, here, columns, here,
+                      panels + panel_columns * k0);
+      }
+      packed_last = this_packing;
     }
     for (Index k0 = 0; k0 < k || k0 == 0; k0 += depth) {
       const bool last = k0 + depth >= k;
       GemmBlock g = {};
-      g.n = rows.packed;
+      g.n = columns;
       g.k = std::min(depth, k - k0);
-      g.b = panels + round_up(rows.packed, nr) * k0;
+      g.b = panels + panel_columns * k0;
       g.ldc = ldc;
       g.accumulate = k0 > 0 || epilogue.accumulate;
       g.relu = last && is_fused(epilogue.activation);
       const float* bias = last ? epilogue.bias_col : nullptr;
-      for (Index row = begin; row < end; row += at_once) {
-        g.m = std::min(at_once, end - row);
+      const Index step = even_piece(end - begin, at_once);
+      for (Index row = begin; row < end; row += step) {
+        g.m = std::min(step, end - row);
         g.a = unpacked + row * stride + k0;
         if (rows.packs_a) {
-          g.c = c + row;
+          g.c = c + first * ldc + row;
           g.bias_row = bias ? bias + row : nullptr;
           kernel.gemm_rows_transposed(&g, stride);
         } else {
-          g.c = c + row * ldc;
-          g.bias_col = bias;
+          g.c = c + row * ldc + first;
+          g.bias_col = bias ? bias + first : nullptr;
           kernel.gemm_rows(&g, stride);
         }
       }
     }
     if (rows.packs_a) {
-      apply_unfused(epilogue.activation, rows.packed, end - begin, c + begin, ldc);
+      apply_unfused(epilogue.activation, columns, end - begin, c + first * ldc + begin, ldc);
     } else {
-      apply_unfused(epilogue.activation, end - begin, rows.packed, c + begin * ldc, ldc);
+      apply_unfused(epilogue.activation, end - begin, columns, c + begin * ldc + first, ldc);
+    }
+  };
+  parallel_for(strips * tasks, 1, [&](Index first, Index last) {
+    for (Index task = first; task < last; ++task) {
+      const Index begin = task % tasks * rows_a_task;
+      multiply(task / tasks, begin, std::min(begin + rows_a_task, rows.unpacked));
     }
   });
 }
@@ -218,8 +251,7 @@ void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index
   if (m == 0 || n == 0) return;
   if (multiply_small(m, n, k, a, b, c, ldc, epilogue)) return;
   if (without_packing(m, n, k, a, b, c, ldc, epilogue, workspace)) return;
-  if (const RowsByRows rows = rows_by_rows(m, n, k, a, b); rows.applies)
-    return multiply_rows_by_rows(rows, k, a, b, c, ldc, epilogue);
+  if (const RowsByRows rows(m, n, k, a, b); rows.applies) return multiply_rows_by_rows(rows, k, a, b, c, ldc, epilogue);
   const KernelTable& kernel = kernels();
   const Blocks block = choose_blocks(m, n, k);
   const Index depth = even_piece(k, block_depth);
