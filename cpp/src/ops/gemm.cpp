@@ -1,5 +1,6 @@
-// Large products in the loop order of Goto and van de Geijn (2008): A is packed once, whole; each task then owns a
-// block of C, takes its columns of B block by block of k and lets the kernel run over the packed tiles.
+// Products of rows with rows are made by strips, see RowsByRows. Other large ones in the loop order of Goto and van de
+// Geijn (2008): A is packed once, whole; each task then owns a block of C, takes its columns of B block by block of k
+// and lets the kernel run over the packed tiles.
 #include "gemm.hpp"
 
 #include <algorithm>
@@ -216,6 +217,25 @@ void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, Matrix
   });
 }
 
+// That product where it pays, k in parts where rows are long.
+bool multiply_by_rows(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
+                      const GemmEpilogue& epilogue) {
+  constexpr Index most_depth = 1600, part_depth = 1024;
+  const Index part = k <= most_depth ? k : even_piece(k, part_depth);
+  const RowsByRows rows(m, n, part, a, b);
+  if (!rows.applies) return false;
+  for (Index k0 = 0; k0 < k || k0 == 0; k0 += part) {
+    GemmEpilogue here = epilogue;
+    here.accumulate = epilogue.accumulate || k0 > 0;
+    if (k0 + part < k) here.bias_col = nullptr, here.activation = {};
+    MatrixView left = a, right = b;
+    left.data += k0 * a.col_stride;
+    right.data += k0 * b.row_stride;
+    multiply_rows_by_rows(rows, std::min(part, k - k0), left, right, c, ldc, here);
+  }
+  return true;
+}
+
 // A product of rows with rows that is made sooner than it is planned.
 bool multiply_small(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
                     const GemmEpilogue& epilogue) {
@@ -251,7 +271,7 @@ void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index
   if (m == 0 || n == 0) return;
   if (multiply_small(m, n, k, a, b, c, ldc, epilogue)) return;
   if (without_packing(m, n, k, a, b, c, ldc, epilogue, workspace)) return;
-  if (const RowsByRows rows(m, n, k, a, b); rows.applies) return multiply_rows_by_rows(rows, k, a, b, c, ldc, epilogue);
+  if (multiply_by_rows(m, n, k, a, b, c, ldc, epilogue)) return;
   const KernelTable& kernel = kernels();
   const Blocks block = choose_blocks(m, n, k);
   const Index depth = even_piece(k, block_depth);
