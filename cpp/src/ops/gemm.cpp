@@ -134,7 +134,8 @@ struct RowsByRows {
     if (packed >= 2 * least_strip && 2 * packed > unpacked)
       most = std::min(most, round_up(ceil_div(packed, 2 * ceil_div(packed, 2 * most)), nr));
     strip = packed <= most ? packed : round_up(even_piece(packed, most), nr);
-    // Where registers hold few rows, long or clashing rows are better packed, too.
+    // Packing takes as long as multiplying with some rows. Where registers hold few of them, large products are better
+    // packed on both sides.
     const bool many_rows = kernels().gemm_mr > 8,
                clashing = (packs_a ? b.col_stride : a.row_stride) % clashing_stride == 0;
     const Index most_packed = many_rows ? 8 * unpacked : clashing ? 64 : 256;
