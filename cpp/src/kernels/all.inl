@@ -22,4 +22,4 @@
 
 #include "depthwise.inl"  // after conv.inl, whose lanes_inside it uses
 
-#include "lanes.inl"  // after gemm.inl, whose tiles of rows it shares
+#include "lanes.inl"  // after gemm.inl, whose tiles of rows it shares, and pool.inl, whose windows

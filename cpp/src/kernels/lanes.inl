@@ -152,59 +152,42 @@ void lane_weights(const LaneWeights* weights) {
 // Calls cell(r, s) for the window's cells inside, in row-major order, with their row and column in the image.
 template <class Cell>
 inline void for_window(const Pool2dShape& s, int64_t p, int64_t q, Cell cell) {
-  const int64_t top = p * s.stride_h - s.pad_h, left = q * s.stride_w - s.pad_w;
-  const int64_t bottom = top + s.kernel_h < s.height ? top + s.kernel_h : s.height;
-  const int64_t right = left + s.kernel_w < s.width ? left + s.kernel_w : s.width;
-  for (int64_t h = top < 0 ? 0 : top; h < bottom; ++h)
-    for (int64_t w = left < 0 ? 0 : left; w < right; ++w) cell(h, w);
+  const pool::Range rows = pool::covered(p * s.stride_h - s.pad_h, s.kernel_h, s.height);
+  const pool::Range columns = pool::covered(q * s.stride_w - s.pad_w, s.kernel_w, s.width);
+  for (int64_t h = rows.begin; h < rows.end; ++h)
+    for (int64_t w = columns.begin; w < columns.end; ++w) cell(h, w);
 }
 
-// The maximum of the cells seen, and where the first of its equals lies.
 template <bool keep_position>
-struct LaneMaximum {
-  vf best;
-  vi place;
-
-  LaneMaximum(vf value, int64_t cell) : best(value), place(broadcast_int((int32_t)cell)) {}
-  void compete(vf value, int64_t cell) {
-    const vi wins = (value > best) | is_nan(value);
-    best = select(wins, value, best);
-    if (keep_position) place = wins ? broadcast_int((int32_t)cell) : place;
-  }
-  void store_to(float* y, int32_t* position) const {
-    store(y, best);
-    if (keep_position) store_int(position, place);
-  }
-};
-
-// A window of 2 x 2 cells from `corner` on.
-template <bool keep_position>
-inline void lane_max_2x2(int64_t width, int64_t channels, int64_t corner, const float* x, float* y, int32_t* position) {
-  const int64_t step = channels * W, row = width * step;
-  const float* at = x + corner * step;
-  for (int64_t i = 0; i < step; i += W) {
-    LaneMaximum<keep_position> maximum(load(at + i), corner);
-    maximum.compete(load(at + step + i), corner + 1);
-    maximum.compete(load(at + row + i), corner + width);
-    maximum.compete(load(at + row + step + i), corner + width + 1);
-    maximum.store_to(y + i, keep_position ? position + i : nullptr);
-  }
+inline void store_maximum(const pool::Maximum<keep_position>& maximum, float* y, int32_t* position, int64_t at) {
+  store(y + at, maximum.best);
+  if (keep_position) store_int(position + at, maximum.place);
 }
 
 template <bool keep_position>
 inline void lane_max_window(const Pool2dShape& s, int64_t channels, int64_t p, int64_t q, const float* x, float* y,
                             int32_t* position) {
-  const int64_t top = p * s.stride_h - s.pad_h, left = q * s.stride_w - s.pad_w, step = channels * W;
-  const int64_t first = (top < 0 ? 0 : top) * s.width + (left < 0 ? 0 : left);
-  if (s.kernel_h == 2 && s.kernel_w == 2 && top >= 0 && left >= 0 && top + 2 <= s.height && left + 2 <= s.width)
-    return lane_max_2x2<keep_position>(s.width, channels, first, x, y, position);
+  const pool::Range rows = pool::covered(p * s.stride_h - s.pad_h, s.kernel_h, s.height);
+  const pool::Range columns = pool::covered(q * s.stride_w - s.pad_w, s.kernel_w, s.width);
+  const int64_t first = rows.begin * s.width + columns.begin, step = channels * W;
+  if (rows.end - rows.begin == 2 && columns.end - columns.begin == 2) {
+    const float *upper = x + first * step, *lower = upper + s.width * step;
+    for (int64_t i = 0; i < step; i += W) {
+      pool::Maximum<keep_position> maximum(load(upper + i), first);
+      maximum.compete(load(upper + step + i), first + 1);
+      maximum.compete(load(lower + i), first + s.width);
+      maximum.compete(load(lower + step + i), first + s.width + 1);
+      store_maximum(maximum, y, position, i);
+    }
+    return;
+  }
   for (int64_t i = 0; i < step; i += W) {
-    LaneMaximum<keep_position> maximum(load(x + first * step + i), first);
+    pool::Maximum<keep_position> maximum(load(x + first * step + i), first);
     for_window(s, p, q, [&](int64_t h, int64_t w) {
       const int64_t cell = h * s.width + w;
       maximum.compete(load(x + cell * step + i), cell);
     });
-    maximum.store_to(y + i, keep_position ? position + i : nullptr);
+    store_maximum(maximum, y, position, i);
   }
 }
 

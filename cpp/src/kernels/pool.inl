@@ -45,6 +45,20 @@ inline void store_ints(int32_t* p, int64_t n, vi v) {
   for (int64_t i = 0; i < n; ++i) p[i] = lane[i];
 }
 
+// The largest of the cells seen so far, row by row, and its place.
+template <bool keep_position>
+struct Maximum {
+  vf best;
+  vi place;
+
+  Maximum(vf value, int64_t cell) : best(value), place(broadcast_int((int32_t)cell)) {}
+  void compete(vf value, int64_t cell) {
+    const vi wins = (value > best) | is_nan(value);
+    best = select(wins, value, best);
+    if (keep_position) place = wins ? broadcast_int((int32_t)cell) : place;
+  }
+};
+
 // --- windows of 2x2, stride 2, no padding ------------------------------------------------------------------
 // Where a row is shorter than a vector, loads and stores run over into the next row as far as the plane goes:
 // a row's values are written before the next row's, which then overwrite the surplus.
@@ -94,18 +108,12 @@ template <bool keep_position>
 void max_2x2(const Pool2dShape& s, const float* x, float* y, int32_t* position) {
   const vi twice_lane = 2 * lane_numbers(AllLanes());
   for_2x2_windows(s, x, [&](int64_t out, int64_t n, int64_t top, Pairs upper, Pairs lower) {
-    vf best = upper.even;
-    vi offset = {};
-    const auto compete = [&](vf value, int64_t value_offset) {
-      const vi wins = (value > best) | is_nan(value);
-      best = select(wins, value, best);
-      if (keep_position) offset = wins ? broadcast_int((int32_t)value_offset) : offset;
-    };
-    compete(upper.odd, 1);
-    compete(lower.even, s.width);
-    compete(lower.odd, s.width + 1);
-    store_first(y + out, n, best);
-    if (keep_position) store_ints(position + out, n, offset + (int32_t)top + twice_lane);
+    Maximum<keep_position> maximum(upper.even, top);
+    maximum.compete(upper.odd, top + 1);
+    maximum.compete(lower.even, top + s.width);
+    maximum.compete(lower.odd, top + s.width + 1);
+    store_first(y + out, n, maximum.best);
+    if (keep_position) store_ints(position + out, n, maximum.place + twice_lane);
   });
 }
 
@@ -224,18 +232,14 @@ struct Max {
 
   void several(int64_t out, int64_t n, Range rows, int64_t w) const {
     const int64_t first = rows.begin * s.width + w;
-    vf best = load_strided(x + first, s.stride_w, n);
-    vi best_at = broadcast_int((int32_t)first);
+    Maximum<true> maximum(load_strided(x + first, s.stride_w, n), first);
     for (int64_t h = rows.begin; h < rows.end; ++h)
       for (int64_t column = 0; column < s.kernel_w; ++column) {
         const int64_t at = h * s.width + w + column;
-        const vf value = load_strided(x + at, s.stride_w, n);
-        const vi wins = (value > best) | is_nan(value);
-        best = select(wins, value, best);
-        best_at = wins ? broadcast_int((int32_t)at) : best_at;
+        maximum.compete(load_strided(x + at, s.stride_w, n), at);
       }
-    store_first(y + out, n, best);
-    if (position) store_ints(position + out, n, best_at + (int32_t)s.stride_w * lane_numbers(AllLanes()));
+    store_first(y + out, n, maximum.best);
+    if (position) store_ints(position + out, n, maximum.place + (int32_t)s.stride_w * lane_numbers(AllLanes()));
   }
 };
 

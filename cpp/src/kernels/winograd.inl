@@ -324,7 +324,8 @@ inline void lane_output_of(const ConvGather& g, int64_t rows, int64_t j0, int64_
     for (int64_t k = 0; k < rows; ++k) {
       vf pixels[T * T];
       transform_output<T>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
-#pragma GCC unroll 16  // asking for the pixels ahead, as above
+      // Asking for the pixels ahead, as above.
+#pragma GCC unroll 16
       for (int i = 0; i < T * T; ++i)
         if (tile.inside || (tile.h + i / T < g.height && tile.w + i % T < g.width)) {
           float* pixel = corner + (i / T * g.width + i % T) * g.cell_stride + k * W;

@@ -30,7 +30,8 @@ bool scatter_is_cheaper(const ConvShape& s) {
   const double cleared = strides - static_cast<double>(std::min(s.R, s.stride_h) * std::min(s.S, s.stride_w));
   const double mirrored = 3 * 10 * C * K / static_cast<double>(s.N), taps = static_cast<double>(s.R * s.S);
   const double written = strides > 1 ? cells * 25 * C / taps : 0;
-  if (taps * strides == 1) return mirrored > pixels * 7 * C;  // the product itself is dx
+  // Here the product itself is dx: by what bench/choices.py times, packing a cell costs no more than 7.
+  if (taps * strides == 1) return mirrored > pixels * 7 * C;
   return pixels * (C * K + 3 * 10 * C) < cells / strides * (C * K + 2 * 10 * K + cleared * 10 * C) + mirrored + written;
 }
 

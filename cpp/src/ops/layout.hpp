@@ -19,10 +19,7 @@ inline bool fills_lanes(Index images) {
   return 2 * images >= 3 * lanes() && 4 * images >= 3 * lanes() * image_groups(images);
 }
 
-/// Whether vectors are so short that turning images into lanes is cheap. What is chosen by this was measured on two
-/// cores, for 186 shapes of 16 to 64 images, 1 to 256 channels, 8 x 8 to 64 x 64 pixels, 1 x 1 to 7 x 7 taps and
-/// strides 1 and 2: on average forward, dE/dx and dE/dW take 0.8, 0.8 and 2.6 % longer than by the fastest algorithm
-/// with AVX2, and 0.3, 1.8 and 1.1 % with AVX-512.
+/// Whether vectors are so short that turning images into lanes is cheap. bench/choices.py times what is chosen by this.
 inline bool turning_is_cheap() { return lanes() <= 8; }
 
 /// The shape in lanes of images (N, C, H, W).
