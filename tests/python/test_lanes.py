@@ -170,7 +170,7 @@ def test_empty_lanes_change_nothing(rng):
 
 @pytest.mark.parametrize("pool", [(2,), (2, 1), (2, 2, 1), (2, 3), (3, 2, 1), (3, 1)], ids=str)
 def test_max_pooling_is_that_of_the_layer_alone(rng, pool):
-    """Of whole numbers, so that windows hold equals, and NaN. Flatten, because what a network gives out is in no lanes."""
+    """Of whole numbers, so that windows hold equals, and NaN. What a network gives out is in no lanes: so Flatten."""
     x = rng.integers(-2, 3, (2 * LANES - 1, 2, 10, 11)).astype(np.float32)
     x[3, 1, 4, 5] = np.nan
     net = build([("Conv2d", (2, 3, 3)), ("MaxPool2d", pool), ("Flatten", ())])
