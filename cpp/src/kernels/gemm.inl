@@ -448,15 +448,17 @@ inline RowTile* row_tile_of(int64_t rows, int64_t vectors) {
   return row_tile<R, most>;
 }
 
-// Of k, so much at a time that a panel of B stays in the first-level cache from one tile of rows to the next.
+// Of k, so much at a time that a panel of B stays in the first-level cache from one tile of rows to the next. A single
+// tile runs through all of k: a sum that goes to C and comes back costs 3 to 4 % of 1024 x 1024 x 1024.
 constexpr int64_t row_tile_depth = 256;
 
 void gemm_rows(const GemmBlock* block, int64_t lda) {
   const GemmBlock& g = *block;
   const int64_t tiles = tile_count(g.m);
   const int64_t at_once = tiles == 1 ? panels_at_once(g.m) : 1;
-  for (int64_t k0 = 0; k0 < g.k || k0 == 0; k0 += row_tile_depth) {
-    const int64_t depth = g.k - k0 < row_tile_depth ? g.k - k0 : row_tile_depth;
+  int64_t k0 = 0, depth;
+  do {
+    depth = tiles == 1 || g.k - k0 < row_tile_depth ? g.k - k0 : row_tile_depth;
     const bool last = k0 + depth == g.k;
     for (int64_t j = 0, panels; j < g.n; j += panels * GEMM_NR) {
       const int64_t left = (g.n - j + GEMM_NR - 1) / GEMM_NR;
@@ -477,7 +479,8 @@ void gemm_rows(const GemmBlock* block, int64_t lda) {
                                             g.k * GEMM_NR, out);
       }
     }
-  }
+    k0 += depth;
+  } while (k0 < g.k);
 }
 
 template <int R>
