@@ -75,8 +75,9 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
                      const GemmEpilogue& epilogue, float* workspace) {
   const KernelTable& kernel = kernels();
   constexpr Index few = 12;
+  const Index fewest = std::min(m, n), most_dots = 4 * fewest <= 3 * kernel.gemm_nr ? 2048 : 1024;
   const bool dots = a.col_stride == 1 && b.row_stride == 1 &&
-                    (((m <= few || n <= few) && (k >= 128 || m <= 4)) || (m * n <= 4096 && k >= 512));
+                    ((fewest <= few && (k >= 128 || m <= 4)) || (m * n <= most_dots && k >= 512));
   const bool few_rows = b.col_stride == 1 && m <= kernel.gemm_mr;
   if (!dots && !few_rows) return false;
   if (const DepthPieces pieces(m, n, k); few_rows && pieces.count > 1 && pieces.rows <= chain) {
@@ -134,13 +135,32 @@ struct RowsByRows {
     if (packed >= 2 * least_strip && 2 * packed > unpacked)
       most = std::min(most, round_up(ceil_div(packed, 2 * ceil_div(packed, 2 * most)), nr));
     strip = packed <= most ? packed : round_up(even_piece(packed, most), nr);
-    // Packing takes as long as multiplying with some rows. Where registers hold few of them, large products are better
-    // packed on both sides.
+    // Where registers hold few rows, large products are better packed on both sides.
     const bool many_rows = kernels().gemm_mr > 8,
                clashing = (packs_a ? b.col_stride : a.row_stride) % clashing_stride == 0;
-    const Index most_packed = many_rows ? 8 * unpacked : clashing ? 64 : 256;
-    applies = a.col_stride == 1 && b.row_stride == 1 && strip >= std::min(packed, least_strip) && packed <= most_packed;
+    applies = a.col_stride == 1 && b.row_stride == 1 && strip >= std::min(packed, least_strip) &&
+              (many_rows || packed <= (clashing ? 64 : 256));
+    // Where the other rows are too few to be shared out, strips are: every thread then packs its own.
+    const Index panels = ceil_div(packed, nr);
+    if (unpacked < 2 * least_rows && 2 * packed >= 3 * nr && static_cast<double>(packed) * unpacked * k >= least_work)
+      strip = std::min(strip, panels % 2 == 1 && panels < 8 ? nr : ceil_div(panels, 2) * nr);
   }
+
+  // Rows of the other operand that are one task: few tasks, but an even number in all, one strip's after the other's.
+  Index rows_a_task(Index k) const {
+    constexpr Index most_rows = 160;
+    const Index strips = ceil_div(packed, strip), pairs = ceil_div(unpacked, 2 * most_rows);
+    if (unpacked < 2 * least_rows) {
+      const bool halves = strips % 2 == 1 && static_cast<double>(packed) * unpacked * k >= least_work;
+      return halves ? ceil_div(unpacked, 2) : unpacked;
+    }
+    Index rows = std::max(least_rows, ceil_div(unpacked, 2 * pairs));
+    while (rows >= 2 * least_rows && strips * ceil_div(unpacked, rows) < 12) rows = ceil_div(rows, 2);
+    return std::max(rows, grain_for(static_cast<double>(strip) * k / 16));
+  }
+
+ private:
+  static constexpr Index least_rows = 64;
 };
 
 void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
@@ -153,15 +173,7 @@ void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, Matrix
   const Index packed_stride = rows.packs_a ? a.row_stride : b.col_stride;
   const Index stride = rows.packs_a ? b.col_stride : a.row_stride;
   const Index at_once = stride % clashing_stride == 0 ? 8 : kernel.gemm_mr;
-  // Few tasks, but an even number for each strip, one strip's after the other's.
-  constexpr Index most_rows_a_task = 160;
-  const Index pairs = ceil_div(rows.unpacked, 2 * most_rows_a_task),
-              least_rows = std::max<Index>(64, ceil_div(rows.unpacked, 2 * pairs));
-  const Index strips = ceil_div(rows.packed, rows.strip);
-  Index rows_a_task = least_rows;
-  while (rows_a_task >= 128 && strips * ceil_div(rows.unpacked, rows_a_task) < 12)
-    rows_a_task = ceil_div(rows_a_task, 2);
-  rows_a_task = std::max(rows_a_task, grain_for(static_cast<double>(rows.strip) * k / 16));
+  const Index strips = ceil_div(rows.packed, rows.strip), rows_a_task = rows.rows_a_task(k);
   const Index tasks = ceil_div(rows.unpacked, rows_a_task);
   // Every thread packs for itself, once for all tasks of a strip that it takes: sooner done than fetched from another
   // core's cache.
