@@ -138,8 +138,13 @@ def check_conv2d(torch, rng, shape, filters, kernel, options):
     assert_exact(layer, y, layer.backward(dy), y, want_dx, [2 * g for g in want_dw])  # gradients add up
 
 
-# Larger than the blocks of a cache-blocked product, with a remainder along every axis.
-@pytest.mark.parametrize(("n", "i", "o"), [(300, 1025, 17), (1031, 37, 130), (7, 4099, 515), (67, 519, 1033)])
+# Larger than the blocks of a cache-blocked product, with a remainder along every axis; and with so few rows that they
+# are cut in halves, columns into strips, or both.
+LARGE = [(300, 1025, 17), (1031, 37, 130), (7, 4099, 515), (67, 519, 1033)]
+FEW_ROWS = [(67, 4099, 66), (31, 3001, 35), (95, 1024, 95), (127, 517, 50), (33, 70, 1999)]
+
+
+@pytest.mark.parametrize(("n", "i", "o"), LARGE + FEW_ROWS)
 def test_linear_across_blocks(n, i, o, rng):
     layer = nn.Linear(i, o)
     weight, bias = integers(rng, (o, i)), integers(rng, o)
