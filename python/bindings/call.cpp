@@ -127,6 +127,65 @@ py::array predict(Layer& layer, py::handle x, py::handle batch_size, py::handle 
   return as_new_array(y);
 }
 
+namespace {
+
+PyObject* general_predict = nullptr;
+
+// The Layer that an object of class nn.Layer is; null where its class has not called Layer.__init__. As pybind11 casts,
+// but for a search for the class by its name.
+Layer* layer_of(py::handle object) {
+  static const py::detail::type_info* const layer_class = py::detail::get_type_info(typeid(Layer));
+  py::detail::type_caster_generic caster(layer_class);
+  return caster.load(object, /*convert=*/false) ? static_cast<Layer*>(caster.value) : nullptr;
+}
+
+// The output of a small network for one batch of float32; null, without an error, where it takes more than that.
+PyObject* predict_briefly(py::handle self, py::handle x, Index batch_size) {
+  Shape shape;
+  const float* data = borrowed_floats(x, shape);
+  if (data == nullptr || shape.rank() != 2 || shape.size() == 0 || shape[0] > batch_size) return nullptr;
+  try {
+    Layer* const layer = layer_of(self);
+    if (layer == nullptr) return nullptr;
+    auto prediction = model_of(*layer).prediction(shape);
+    if (!prediction || !prediction->brief()) return nullptr;
+    py::array y = new_array(prediction->output_shape());
+    prediction->run(data, data_of(y));
+    return y.release().ptr();
+  } catch (...) {  // what the general one will tell
+    return nullptr;
+  }
+}
+
+// predict(x), predict(x, batch_size) or predict(x, batch_size=...) if they are for that, and all other calls.
+PyObject* predict_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords), given = count + named;
+  Index batch_size = given == 1 ? default_batch_size : 0;
+  if (given == 2 && PyLong_CheckExact(arguments[1]) &&
+      (named == 0 || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, 0), "batch_size") == 0)) {
+    int overflow = 0;
+    batch_size = PyLong_AsLongLongAndOverflow(arguments[1], &overflow);
+  }
+  if (count > 0) {
+    if (PyObject* y = predict_briefly(self, arguments[0], batch_size)) return y;
+  }
+  std::vector<PyObject*> all = {self};
+  all.insert(all.end(), arguments, arguments + given);
+  return PyObject_Vectorcall(general_predict, all.data(), static_cast<std::size_t>(count) + 1, keywords);
+}
+
+}  // namespace
+
+void shorten_predict(py::handle layer_class) {
+  general_predict = py::object(layer_class.attr("predict")).release().ptr();
+  static const std::string doc = py::str(layer_class.attr("predict").attr("__doc__"));
+  static PyMethodDef method = {"predict", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(predict_method)),
+                               METH_FASTCALL | METH_KEYWORDS, doc.c_str()};
+  PyObject* const descriptor = PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(layer_class.ptr()), &method);
+  if (descriptor == nullptr) throw py::error_already_set();
+  layer_class.attr("predict") = py::reinterpret_steal<py::object>(descriptor);
+}
+
 Tensor as_mask(const std::string& what, const Shape& x, py::handle lengths, py::handle mask) {
   if (lengths.is_none()) return mask.is_none() ? Tensor() : as_float(mask, what);
   if (!mask.is_none()) throw ValueError("[" + what + "] expected lengths or a mask, got both");

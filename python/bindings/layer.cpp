@@ -234,7 +234,7 @@ Examples
 >>> layer(x, np.zeros((1, 2, 4)), lengths=[5, 2]).shape
 (2, 5, 4)
 )doc")
-      .def("predict", &predict, py::arg("x"), py::arg("batch_size") = 256, py::kw_only(),
+      .def("predict", &predict, py::arg("x"), py::arg("batch_size") = default_batch_size, py::kw_only(),
            py::arg("lengths") = py::none(), py::arg("mask") = py::none(), R"doc(
 Outputs for inputs of shape (N, ...), in evaluation mode, `batch_size` rows at a time: a new float32 array (N, ...).
 
@@ -429,6 +429,7 @@ Examples
 (True, False)
 )doc")
       .def("_summary", &summary, py::arg("input_shape"));
+  shorten_predict(m.attr("Layer"));
   refuse_overrides(m.attr("Layer"), {"forward", "backward"}, "subclass nn.Layer, and use the native layer inside");
   m.def(
       "sequence_mask",

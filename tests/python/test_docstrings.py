@@ -109,7 +109,7 @@ STUB = read_stub()
 
 def known_arguments(name, value):
     """What a caller may pass; of native code the stub tells, for only there *args have a name."""
-    if value.__module__ != "deepnet._core":
+    if getattr(value, "__module__", "deepnet._core") != "deepnet._core":  # slots of native classes have none
         return [argument for argument in inspect.signature(value).parameters if argument != "self"]
     if inspect.isclass(value):
         key = f"{value.__name__}.__init__"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -343,6 +344,45 @@ def test_python_layers_see_training_and_evaluation(blobs):
 def test_predict_does_not_drop(blobs):
     net = nn.Sequential(nn.Dropout(0.9))
     assert_same_bits(net.predict(blobs[0]), blobs[0])
+
+
+def test_predict_of_small_networks_is_that_of_large_ones(rng):
+    """However it is called: a short way leads to brief predictions, and to no others."""
+    net, x = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 3)), rng.standard_normal((8, 4), dtype=np.float32)
+    expected = net.predict(np.repeat(x, 1000, axis=0))[::1000]
+    sparse = np.zeros((8, 8), np.float32)
+    sparse[:, ::2] = x
+    for y in (
+        net.predict(x),
+        net.predict(x, 8),
+        net.predict(x, 3),
+        net.predict(x, batch_size=8),
+        net.predict(x=x, batch_size=100),
+        net.predict(x, batch_size=np.int64(8)),
+        net.predict(x.astype(np.float64)),
+        net.predict(np.asfortranarray(x)),
+        net.predict(sparse[:, ::2]),
+        net.predict(x.astype(">f4")),
+        net.predict(x.tolist()),
+        net.predict(x.view(np.matrix)),
+    ):
+        assert type(y) is np.ndarray
+        assert y.flags.owndata or y.base is not None
+        np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-7)
+    net.load_state_dict({name: 0 * value for name, value in net.state_dict().items()})
+    assert not net.predict(x).any()
+
+
+def test_small_predictions_in_several_threads(rng):
+    net = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 3))
+    batches = [rng.standard_normal((n, 4), dtype=np.float32) for n in (1, 2, 3, 8)]
+    expected = [net.predict(x) for x in batches]
+
+    def same(i):
+        return all(np.array_equal(net.predict(batches[i]), expected[i]) for _ in range(500))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(same, range(4)))
 
 
 # --- callbacks -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ Graph graph_of(const LayerPtr& layer, int inputs);
 Tensor mask_of_lengths(const std::string& who, const Tensor& lengths, Index rows, Index steps);
 
 class Execution;  // a plan and its memory; inside the library
+
+class Prediction;
 
 /// A layer ready to run, with the plans and memory of its runs. Copies share the layer and its weights.
 /// Any number of threads may call forward at once. After fork(), a child should make Models and Trainers of its own:
@@ -75,6 +78,10 @@ class Model {
   /// forward() over x in batches of batch_size rows, but all at once where a layer is stateful; x may have 0 rows.
   Tensor predict(const Tensor& x, Index batch_size = 256, const Tensor& mask = Tensor()) const;
 
+  /// What forward() takes, uses and gives back at every call, to be held for many calls: see Prediction. Nothing where
+  /// a layer allocates its output itself, as those written in Python do.
+  std::optional<Prediction> prediction(const Shape& input) const;
+
   /// One step of a sequence, in evaluation mode: x_t (N, ...) goes through recurrent layers as one step, their state
   /// kept in them until reset_state(), and through all others forward.
   Tensor step(const Tensor& x_t);
@@ -96,6 +103,33 @@ class Model {
   Layer& own_layer() const;  // StateError where there is none
   LayerPtr layer_;
   std::shared_ptr<Runs> runs_;
+  friend class Prediction;
+};
+
+/// Forward for inputs of one shape, (N, ...), in evaluation mode, with its plan and memory at hand: of the library's
+/// own layers, runs after the first allocate nothing. For one thread at a time. Weights count as they are at each run.
+///
+///   Prediction prediction = model.prediction({1, 16}).value();
+///   while (read(samples)) prediction.run(samples, scores);
+class Prediction {
+ public:
+  Prediction(Prediction&&) noexcept;
+  Prediction& operator=(Prediction&&) noexcept;
+  ~Prediction();
+
+  /// Of what run() writes.
+  const Shape& output_shape() const;
+  /// Whether a run takes some microseconds at most: fully connected layers with few weights, on few rows.
+  bool brief() const;
+  /// Writes to `y`, which is of output_shape(), the output for `x`, which is of the input's shape; they do not overlap.
+  /// ValueError where one is null.
+  void run(const float* x, float* y);
+
+ private:
+  friend class Model;
+  Prediction(std::shared_ptr<Model::Runs> runs, std::unique_ptr<Execution> execution);
+  std::shared_ptr<Model::Runs> runs_;
+  std::unique_ptr<Execution> execution_;
 };
 
 }  // namespace deepnet

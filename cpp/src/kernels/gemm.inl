@@ -90,19 +90,21 @@ void pack_a(const float* src, int64_t row_stride, int64_t k_stride, int64_t m, i
 
 // One vector of columns of a panel from a matrix whose columns are contiguous along k.
 inline void pack_b_transposed(const float* src, int64_t col_stride, int64_t k, int64_t columns, float* out) {
-  for (int64_t j = 0; j < k; j += W) {
-    if (columns == W && j + W <= k) {
-      transpose_block(src + j, col_stride, out + j * GEMM_NR, GEMM_NR, 0);
-      continue;
+  const auto pack = [&](int here) {
+    int64_t j = 0;
+    for (; j + 4 <= k; j += 4) {
+      vf row[4];
+      load_columns(src + j, col_stride, here, row);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) store(out + (j + i) * GEMM_NR, row[i]);
     }
-    const int64_t here = k - j < W ? k - j : W;
-    const vmask lanes = lane_range(0, (int)here);
-    vf block[W];
-#pragma GCC unroll 16
-    for (int c = 0; c < W; ++c) block[c] = c < columns ? load_lanes(src + c * col_stride + j, lanes) : vf{};
-    transpose_square(block);
-    for (int64_t r = 0; r < here; ++r) store(out + (j + r) * GEMM_NR, block[r]);
-  }
+    for (; j < k; ++j) {
+      store(out + j * GEMM_NR, vf{});
+      for (int c = 0; c < here; ++c) out[j * GEMM_NR + c] = src[c * col_stride + j];
+    }
+  };
+  if (columns == W) return pack(W);  // without a look at every quad
+  pack((int)columns);
 }
 
 // A panel of whole rows, all its vectors at once: a row is then read line after line.

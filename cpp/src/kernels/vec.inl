@@ -132,6 +132,17 @@ inline void transpose_square(vf* row) {
   if (W > 8) transpose_stage<(W > 8 ? 8 : 1)>(row);
 }
 
+// Four columns of up to W rows: lane r of column[c] is src[r * stride + c], and 0 beyond the last row. Quads are put in
+// their places as they are read, which leaves half the shuffles of transpose_square.
+inline void load_columns(const float* src, int64_t stride, int rows, vf (&column)[4]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) column[r] = load_quads(src + r * stride, 4 * stride, (rows + 3 - r) / 4);
+  swap_blocks<1>(column[0], column[1], AllLanes());
+  swap_blocks<1>(column[2], column[3], AllLanes());
+  swap_blocks<2>(column[0], column[2], AllLanes());
+  swap_blocks<2>(column[1], column[3], AllLanes());
+}
+
 // Lane i is v's lane i + D.
 template <int D, int... I>
 inline vf lanes_from(vf v, Lanes<I...>) {

@@ -34,6 +34,12 @@ inline void store_lanes(float* p, vmask m, vf v) {
     if (m[i]) p[i] = v[i];
 }
 
+// The 4 floats at p where n > 0, else 0: of such quads, wider vectors hold several.
+inline vf load_quads(const float* p, int64_t, int n) {
+  typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+  return n > 0 ? *(const quad*)p : vf{};
+}
+
 // The first n lanes, n < W.
 inline void store_front(float* p, int64_t n, vf v) {
   for (int i = 0; i < W - 1; ++i)

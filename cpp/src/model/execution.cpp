@@ -1,5 +1,6 @@
 #include "execution.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include <deepnet/runtime.hpp>
@@ -34,6 +35,14 @@ void turn(const Shape& shape, bool into_lanes, const Tensor& from, EmptyLanes em
   }
 }
 
+// Whether a layer takes a microsecond or so: as far as can be told of all layers alike, vectors and few products.
+bool is_brief(const Layer& layer, const Shape& output) {
+  constexpr Index most_products = 1 << 16;
+  Index weights = 1;
+  for (const auto& [name, parameter] : layer.parameters()) weights += parameter->data.size();
+  return output.rank() == 2 && output[0] * std::max(weights, output[1]) <= most_products;
+}
+
 // Zeroed, so that no page is touched for the first time inside a step.
 std::shared_ptr<void> block(std::size_t bytes) {
   return Tensor::zeros({static_cast<Index>(bytes / sizeof(float)) + 1}).owner();
@@ -57,6 +66,7 @@ Execution::Execution(const Graph& graph, const PlanRequest& request)
     step.output = values_[static_cast<std::size_t>(p.output)];
     step.hands_out = node.layer->contract().makes_output;
     hands_out_ = hands_out_ || step.hands_out;
+    brief_ = brief_ && is_brief(*node.layer, step.output.shape());
     bool any_gradient = !node.layer->parameters().empty();
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const std::size_t v = static_cast<std::size_t>(node.inputs[i]);
@@ -133,6 +143,16 @@ void Execution::forward(const Tensor* inputs, float* output, Phase phase, const 
   for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
     bind_external(PlanBuffer::Place::input, static_cast<int>(i), const_cast<void*>(inputs[i].raw()), inputs[i].owner());
   }
+  run_forward(output, phase, packed);
+}
+
+void Execution::forward(const float* x, float* output) {
+  if (mask_.defined()) mask_ = Tensor();
+  bind_external(PlanBuffer::Place::input, 0, const_cast<float*>(x), nullptr);
+  run_forward(output, Phase::evaluation, /*packed=*/false);
+}
+
+void Execution::run_forward(float* output, Phase phase, bool packed) {
   bind_external(PlanBuffer::Place::output, 0, output, nullptr);
   for (Step& step : steps_) run_forward(step, phase, packed);
   if (plan_.copy_output) {

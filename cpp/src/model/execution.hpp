@@ -21,6 +21,8 @@ class Execution {
 
   const PlanRequest& request() const { return request_; }
   const Shape& output_shape() const;
+  /// See Prediction.
+  bool brief() const { return brief_; }
 
   /// The key that the next forward's random numbers come from; drawn afresh where it is not set.
   void set_random_key(std::uint64_t key) { next_key_ = key; }
@@ -32,6 +34,8 @@ class Execution {
   /// which must have output_shape(). An undefined mask is none. Parameters are packed anew, unless `packed`: then they
   /// are as they were at the last forward.
   void forward(const Tensor* inputs, float* output, Phase phase, const Tensor& mask = Tensor(), bool packed = false);
+  /// The same, in evaluation mode, of an input that layers may keep no view of.
+  void forward(const float* x, float* output);
   /// Runs backward from dE/dOutput (with a loss: undefined, loss_gradient() has it) and writes dE/dInputs where the
   /// plan wants them.
   void backward(const Tensor& d_output, Tensor* d_inputs, bool accumulate);
@@ -58,6 +62,7 @@ class Execution {
 
   void* arena_at(int buffer) const;
   void bind_external(PlanBuffer::Place place, int index, void* data, const std::shared_ptr<void>& owner);
+  void run_forward(float* output, Phase phase, bool packed);
   void run_forward(Step& step, Phase phase, bool packed);
   void run_backward(Step& step, bool accumulate);
   void make_traces();
@@ -71,6 +76,7 @@ class Execution {
   Traces traces_;
   Tensor mask_;             // of the last forward
   bool hands_out_ = false;  // any step does
+  bool brief_ = true;
   bool rehearsal_ = false;
   std::optional<std::uint64_t> next_key_;
   std::uint64_t random_key_ = 0;

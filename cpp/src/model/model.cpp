@@ -35,9 +35,9 @@ struct Model::Runs {
   };
 
   explicit Runs(Graph g)
-      : graph(std::move(g)), stateful(std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) {
-          return node.layer->contract().stateful;
-        })) {}
+      : graph(std::move(g)),
+        stateful(any([](const Contract& contract) { return contract.stateful; })),
+        makes_outputs(any([](const Contract& contract) { return contract.makes_output; })) {}
 
   // Of a chain, as all networks are.
   void make_stages() {
@@ -58,31 +58,41 @@ struct Model::Runs {
     finish();
   }
 
-  // One for inputs of these shapes, with or without a backward to all of them.
-  std::unique_ptr<Execution> take(const LayerPtr& layer, const Tensor* inputs, std::size_t count, bool backward,
-                                  Phase phase, const Tensor& mask) {
-    const auto fits = [&](const PlanRequest& r) {
-      return r.backward == backward && r.inputs.size() == count &&
-             std::equal(inputs, inputs + count, r.inputs.begin(),
-                        [](const Tensor& x, const Shape& shape) { return x.shape() == shape; });
-    };
-    {
-      std::lock_guard<std::mutex> lock(mutex);
-      for (auto it = idle.begin(); it != idle.end(); ++it) {
-        if (fits((*it)->request())) {
-          std::unique_ptr<Execution> found = std::move(*it);
-          idle.erase(it);
-          return found;
-        }
-      }
-    }
+  // With optional inputs where there are more.
+  Graph graph_for(const LayerPtr& layer, std::size_t inputs) const {
+    return inputs == graph.inputs.size() ? graph : graph_of(layer, static_cast<int>(inputs));
+  }
+
+  PlanRequest request_of(const Shape* inputs, std::size_t count, bool backward) const {
     PlanRequest request;
-    for (std::size_t i = 0; i < count; ++i) request.inputs.push_back(inputs[i].shape());
+    request.inputs.assign(inputs, inputs + count);
     request.backward = request.input_gradient = backward;
     request.tile = takes_tiles;
-    const std::vector<Tensor> all(inputs, inputs + count);
-    if (count == graph.inputs.size()) return make_execution(graph, request, all, phase, mask);
-    return make_execution(graph_of(layer, static_cast<int>(count)), request, all, phase, mask);
+    return request;
+  }
+
+  // One at rest for inputs of these shapes, with or without a backward to all of them; null where there is none.
+  std::unique_ptr<Execution> take_resting(const Shape* inputs, std::size_t count, bool backward) {
+    std::lock_guard<std::mutex> lock(mutex);
+    for (auto it = idle.begin(); it != idle.end(); ++it) {
+      const PlanRequest& r = (*it)->request();
+      if (r.backward == backward && std::equal(inputs, inputs + count, r.inputs.begin(), r.inputs.end())) {
+        std::unique_ptr<Execution> found = std::move(*it);
+        idle.erase(it);
+        return found;
+      }
+    }
+    return nullptr;
+  }
+
+  // The same, or a new one.
+  std::unique_ptr<Execution> take(const LayerPtr& layer, const std::vector<Tensor>& inputs, bool backward, Phase phase,
+                                  const Tensor& mask) {
+    std::vector<Shape> shapes;
+    for (const Tensor& x : inputs) shapes.push_back(x.shape());
+    if (auto resting = take_resting(shapes.data(), shapes.size(), backward)) return resting;
+    const PlanRequest request = request_of(shapes.data(), shapes.size(), backward);
+    return make_execution(graph_for(layer, inputs.size()), request, inputs, phase, mask);
   }
 
   void give_back(std::unique_ptr<Execution> execution) {
@@ -108,7 +118,7 @@ struct Model::Runs {
       const bool packed = execution != nullptr && n == rows_at_once;
       if (!packed) {
         give_back(std::move(execution));
-        execution = take(layer, &piece, 1, /*backward=*/false, Phase::evaluation, piece_mask);
+        execution = take(layer, {piece}, /*backward=*/false, Phase::evaluation, piece_mask);
       }
       if (!y.defined()) y = Tensor(of_all_rows(execution->output_shape(), n, rows));
       Tensor out = n < rows ? y.rows(done, done + n) : y;
@@ -205,6 +215,7 @@ struct Model::Runs {
 
   const Graph graph;
   const bool stateful;        // any layer is: its rows go on with those of the run before
+  const bool makes_outputs;   // any layer does, instead of writing them where the plan says
   bool takes_tiles = false;   // of a batch, as the first part of another network
   std::vector<Stage> stages;  // for step(), made at its first call
   std::once_flag stages_made;
@@ -217,6 +228,12 @@ struct Model::Runs {
   std::vector<std::pair<Shape, std::shared_ptr<const Parts>>> in_parts;  // by the shape of a row; null: in one
 
  private:
+  template <class Is>
+  bool any(Is is) const {
+    return std::any_of(graph.nodes.begin(), graph.nodes.end(),
+                       [&](const Node& node) { return is(node.layer->contract()); });
+  }
+
   std::shared_ptr<const Parts> make_parts(const Shape& row) const {
     Tiling tiling;
     try {
@@ -238,11 +255,19 @@ struct Model::Runs {
 
 namespace {
 
+void check_input_count(const Layer& layer, std::size_t count) {
+  if (layer.takes_inputs(static_cast<int>(count))) return;
+  throw ShapeError("[" + layer.kind() + "] expected " + std::to_string(layer.input_count()) + " input(s), got " +
+                   std::to_string(count));
+}
+
+void check_batch_axis(const Layer& layer, const Shape& input) {
+  if (input.rank() > 0) return;
+  throw ShapeError("[" + layer.kind() + "] expected an input with a batch axis, got shape ()");
+}
+
 void check_inputs(const Layer& layer, const Tensor* inputs, std::size_t count) {
-  if (!layer.takes_inputs(static_cast<int>(count))) {
-    throw ShapeError("[" + layer.kind() + "] expected " + std::to_string(layer.input_count()) + " input(s), got " +
-                     std::to_string(count));
-  }
+  check_input_count(layer, count);
   for (std::size_t i = 0; i < count; ++i) {
     const Tensor& x = inputs[i];
     if (x.dtype() != DType::float32) {
@@ -270,8 +295,7 @@ Tensor Model::forward(const Tensor& x, const Tensor& mask) const {
 
 Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) const {
   check_inputs(own_layer(), &x, 1);
-  if (x.shape().rank() < 1)
-    throw ShapeError("[" + layer_->kind() + "] expected an input with a batch axis, got shape ()");
+  check_batch_axis(*layer_, x.shape());
   if (mask.defined()) check_mask(layer_->kind(), x.shape(), mask);
   FlushDenormals flush;
   const Index rows = x.shape()[0];
@@ -290,6 +314,43 @@ Tensor Model::predict(const Tensor& x, Index batch_size, const Tensor& mask) con
   return y;
 }
 
+std::optional<Prediction> Model::prediction(const Shape& input) const {
+  check_input_count(own_layer(), 1);
+  check_batch_axis(*layer_, input);
+  if (runs_->makes_outputs) return std::nullopt;
+  auto execution = runs_->take_resting(&input, 1, /*backward=*/false);
+  if (execution == nullptr) {
+    const PlanRequest request = runs_->request_of(&input, 1, /*backward=*/false);
+    execution = std::make_unique<Execution>(runs_->graph_for(layer_, 1), request);
+  }
+  return Prediction(runs_, std::move(execution));
+}
+
+Prediction::Prediction(std::shared_ptr<Model::Runs> runs, std::unique_ptr<Execution> execution)
+    : runs_(std::move(runs)), execution_(std::move(execution)) {}
+
+Prediction::Prediction(Prediction&&) noexcept = default;
+Prediction& Prediction::operator=(Prediction&& other) noexcept {
+  runs_.swap(other.runs_);
+  execution_.swap(other.execution_);
+  return *this;
+}
+
+Prediction::~Prediction() {
+  if (runs_) runs_->give_back(std::move(execution_));
+}
+
+const Shape& Prediction::output_shape() const { return execution_->output_shape(); }
+
+bool Prediction::brief() const { return execution_->brief(); }
+
+void Prediction::run(const float* x, float* y) {
+  if ((x == nullptr || y == nullptr) && output_shape().size() > 0)
+    throw ValueError("[Prediction] expected an input and memory for the output, got a null pointer");
+  FlushDenormals flush;
+  execution_->forward(x, y);
+}
+
 Tensor Model::step(const Tensor& x_t) {
   own_layer();
   std::call_once(runs_->stages_made, [this] { runs_->make_stages(); });
@@ -302,7 +363,7 @@ Tensor Model::run(const std::vector<Tensor>& inputs, const Tensor& mask) {
   check_inputs(own_layer(), inputs.data(), inputs.size());
   if (mask.defined()) check_mask(layer_->kind(), inputs[0].shape(), mask);
   FlushDenormals flush;
-  auto execution = runs_->take(layer_, inputs.data(), inputs.size(), /*backward=*/true, Phase::own, mask);
+  auto execution = runs_->take(layer_, inputs, /*backward=*/true, Phase::own, mask);
   Tensor y(execution->output_shape());
   execution->forward(inputs.data(), y.data(), Phase::own, mask);
   runs_->keep({std::move(execution), inputs});

@@ -28,6 +28,12 @@ inline vmask lane_range(int first, int last) {
 inline vf load_lanes(const float* p, vmask m) { return (vf)_mm256_maskload_ps(p, (__m256i)m); }
 inline void store_lanes(float* p, vmask m, vf v) { _mm256_maskstore_ps(p, (__m256i)m, (__m256)v); }
 
+// Lanes [4 q, 4 q + 4) are the 4 floats at p + q * stride for q < n, else 0.
+inline vf load_quads(const float* p, int64_t stride, int n) {
+  const __m256 v = n > 0 ? _mm256_zextps128_ps256(_mm_loadu_ps(p)) : _mm256_setzero_ps();
+  return (vf)(n > 1 ? _mm256_insertf128_ps(v, _mm_loadu_ps(p + stride), 1) : v);
+}
+
 // The first n lanes, n < W, by halves: on AMD's Zen 3 vmaskmovps takes 15 cycles to store, this 2 to 4.
 inline void store_front(float* p, int64_t n, vf v) {
   if (n <= 0) return;

@@ -28,6 +28,15 @@ inline vmask lane_range(int first, int last) {
 inline vf load_lanes(const float* p, vmask m) { return (vf)_mm512_maskz_loadu_ps(m, p); }
 inline void store_lanes(float* p, vmask m, vf v) { _mm512_mask_storeu_ps(p, m, (__m512)v); }
 
+// Lanes [4 q, 4 q + 4) are the 4 floats at p + q * stride for q < n, else 0.
+inline vf load_quads(const float* p, int64_t stride, int n) {
+  __m512 v = n > 0 ? _mm512_zextps128_ps512(_mm_loadu_ps(p)) : _mm512_setzero_ps();
+  if (n > 1) v = _mm512_insertf32x4(v, _mm_loadu_ps(p + stride), 1);
+  if (n > 2) v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 2 * stride), 2);
+  if (n > 3) v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 3 * stride), 3);
+  return (vf)v;
+}
+
 // The first n lanes, n < W.
 inline void store_front(float* p, int64_t n, vf v) { store_lanes(p, lane_range(0, (int)n), v); }
 // Lanes 0, 2, 4, ...
