@@ -125,7 +125,8 @@ Work winograd_output(const KernelTable& t) {
   auto products = random_floats(patch * apart), y = random_floats(channels * side * side);
   return {float_bytes * static_cast<double>((4 + patch) * channels * tiles), [=, &t]() mutable {
             const ConvGather cells = square_gather(y.data(), side, side / 2, channels, 2, taps);
-            t.winograd_output(&cells, channels, 0, tiles, products.data(), tiles, apart, nullptr, 0, y.data());
+            t.winograd_output(&cells, channels, 0, tiles, products.data(), tiles, apart, nullptr, kActNone, 0.0f,
+                              y.data());
           }};
 }
 

@@ -112,21 +112,22 @@ inline vf vlog1p_unit(vf u) {
 }
 
 inline vf vsigmoid(vf x) {
-  const vf e = vexp(-absolute(x));
+  const vf e = vexp_to_zero(-absolute(x));
   const vf q = e / (1.0f + e);
   return select(x < 0.0f, e - e * q, 1.0f - q);
 }
 
-// x + x^3 p(x^2) near 0 (fit 4.5e-9), elsewhere 1 - 2 / (1 + e^(2|x|)).
+// x + x^3 p(x^2) near 0 (fit 4.5e-9), elsewhere 1 - 2 / (1 + e^(2|x|)), which is 1 from |x| = 10 on.
 inline vf vtanh(vf x) {
   const vf a = absolute(x), x2 = x * x;
   const vf p = polynomial(x2, -0.333332807f, 0.133314103f, -0.0537372679f, 0.0206317231f, -0.00569734583f);
-  const vf large = 1.0f - 2.0f / (1.0f + vexp(a + a));
-  return select(a < 0.625f, (x * x2) * p + x, copy_sign(large, x));
+  const ExpReduction parts = reduce_exp(minimum(broadcast(20.0f), a + a));
+  const vf e = (expm1_reduced(parts.r) + 1.0f) * parts.power();
+  return select(a < 0.625f, (x * x2) * p + x, copy_sign(1.0f - 2.0f / (1.0f + e), x));
 }
 
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)
-inline vf vsoftplus(vf x) { return maximum(vf{}, x) + vlog1p_unit(vexp(-absolute(x))); }
+inline vf vsoftplus(vf x) { return maximum(vf{}, x) + vlog1p_unit(vexp_to_zero(-absolute(x))); }
 
 // The normal distribution at -|x|: its function Phi(-|x|) = ratio * gauss, gauss = e^(-x^2 / 2). The ratio times
 // |x| + 2.5 is a smooth function of w = |x| / (|x| + 2.5); fit 1.6e-8. x^2 needs more bits than a float has for its

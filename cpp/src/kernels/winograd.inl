@@ -291,9 +291,15 @@ void winograd_pack_weight(int tile, const float* weight, int64_t row_stride, int
                                                       patch_stride);
 }
 
-// A^T m A of W tiles: the T x T pixels of each, row by row.
+// What is made of a convolution's sums: the kind and parameter of an activation.
+struct Finish {
+  int activation;
+  float parameter;
+};
+
+// f(A^T m A + bias) of W tiles: the T x T pixels of each, row by row.
 template <int T>
-inline void transform_output(const float* m, int64_t patch_stride, vf bias, bool relu, vf* pixels) {
+inline void transform_output(const float* m, int64_t patch_stride, vf bias, Finish finish, vf* pixels) {
   constexpr int S = T + 2;
   vf half[T * S];
 #pragma GCC unroll 6
@@ -310,20 +316,25 @@ inline void transform_output(const float* m, int64_t patch_stride, vf bias, bool
     for (int c = 0; c < T; ++c) {
       vf& pixel = pixels[r * T + c];
       pixel += bias;
-      if (relu) pixel = select(pixel < vf{}, vf{}, pixel);  // NaN stays
+      if (finish.activation == kActRelu) pixel = select(pixel < vf{}, vf{}, pixel);  // NaN stays
     }
   }
+  if (finish.activation == kActNone || finish.activation == kActRelu) return;
+  float values[T * T * W];  // so that the pixels themselves have no address
+  for (int i = 0; i < T * T; ++i) store(values + i * W, pixels[i]);
+  activation_forward(finish.activation, finish.parameter, T * T * W, values, values);
+  for (int i = 0; i < T * T; ++i) pixels[i] = load(values + i * W);
 }
 
 template <int T>
 inline void lane_output_of(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, const float* products, int64_t ld,
-                           int64_t patch_stride, const float* bias, int relu, float* y) {
+                           int64_t patch_stride, const float* bias, Finish finish, float* y) {
   for (int64_t j = 0; j < n; j += W) {
     const LaneTileCells<T> tile(g, j0 + j, W);
     float* corner = y + (tile.corner - g.image);
     for (int64_t k = 0; k < rows; ++k) {
       vf pixels[T * T];
-      transform_output<T>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, pixels);
+      transform_output<T>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), finish, pixels);
       // Asking for the pixels ahead, as above.
 #pragma GCC unroll 16
       for (int i = 0; i < T * T; ++i)
@@ -337,10 +348,11 @@ inline void lane_output_of(const ConvGather& g, int64_t rows, int64_t j0, int64_
 }
 
 void winograd_output(const ConvGather* tiles, int64_t rows, int64_t j0, int64_t n, const float* products, int64_t ld,
-                     int64_t patch_stride, const float* bias, int relu, float* y) {
+                     int64_t patch_stride, const float* bias, int activation, float parameter, float* y) {
   const ConvGather& g = *tiles;
+  const Finish finish = {activation, parameter};
   if (g.cell_stride) {
-    (g.stride_h == 4 ? lane_output_of<4> : lane_output_of<2>)(g, rows, j0, n, products, ld, patch_stride, bias, relu,
+    (g.stride_h == 4 ? lane_output_of<4> : lane_output_of<2>)(g, rows, j0, n, products, ld, patch_stride, bias, finish,
                                                               y);
     return;
   }
@@ -349,7 +361,7 @@ void winograd_output(const ConvGather* tiles, int64_t rows, int64_t j0, int64_t 
     const int runs = split_runs(g, j0 + j, n - j < W ? n - j : W, run);
     for (int64_t k = 0; k < rows; ++k) {
       vf tile[4], pixels[4];
-      transform_output<2>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), relu, tile);
+      transform_output<2>(products + k * ld + j, patch_stride, broadcast(bias ? bias[k] : 0.0f), finish, tile);
       for (int r = 0; r < 4; r += 2) interleave(tile[r], tile[r + 1], pixels + r, AllLanes());
       float lanes[2][4 * W];
       if (runs > 1)

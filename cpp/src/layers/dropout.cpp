@@ -30,6 +30,7 @@ Contract Dropout::contract() const {
   Contract c;
   c.backward_needs_input = false;
   c.in_place = true;
+  c.lanes = Contract::Lanes::follows;  // which elements are dropped goes by their order in memory
   c.row_by_row = true;
   return c;
 }

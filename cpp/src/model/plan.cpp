@@ -131,8 +131,8 @@ class Planner {
     }
   }
 
-  // Layers that prefer images in lanes get them so, and hand them on so to those that follow, as far as there is one
-  // reader: images are turned at the beginning and the end of such a chain alone. The graph's output is not in lanes.
+  // Layers that prefer images in lanes get them so, and hand images on so to those that follow, as far as there is one
+  // reader: they are turned at the beginning and the end of such a chain alone. The graph's output is not in lanes.
   void choose_layouts() {
     const auto& outputs = graph_.outputs;
     for (PlanStep& step : plan_.steps) {
@@ -140,12 +140,13 @@ class Planner {
       if (wish == Contract::Lanes::no || node(step.node).inputs.size() != 1) continue;
       const PlanValue &in = value(node(step.node).inputs[0]), &out = value(step.output);
       const bool is_output = std::find(outputs.begin(), outputs.end(), step.output) != outputs.end();
-      if (is_output || uses_[static_cast<std::size_t>(step.output)] != 1) continue;
-      if (in.shape.rank() != 4 || out.shape.rank() != 4) continue;
+      const bool makes_images = out.shape.rank() == 4;
+      if (makes_images && (is_output || uses_[static_cast<std::size_t>(step.output)] != 1)) continue;
+      if (in.shape.rank() != 4) continue;
       // A tile needs no second group of images for a second core.
       const bool fills = fills_lanes(in.shape[0]) || (request_.tile && in.shape[0] % lanes() == 0);
       step.lanes = in.lanes || (wish == Contract::Lanes::prefers && fills);
-      value(step.output).lanes = step.lanes;
+      value(step.output).lanes = step.lanes && makes_images;
     }
   }
 

@@ -35,8 +35,9 @@ std::vector<Link> links_of(const Graph& graph, Shape shape) {
     const Contract contract = node.layer->contract();
     if (!contract.row_by_row) break;
     const Shape out = node.layer->output_shape({shape});
-    links.push_back(
-        {float_bytes(shape) + float_bytes(out), parameter_bytes(*node.layer), !contract.in_place && !contract.view});
+    const bool writes = !contract.in_place && !contract.view;
+    const double bytes = float_bytes(out) + (writes ? float_bytes(shape) : 0.0);
+    links.push_back({bytes, parameter_bytes(*node.layer), writes});
     shape = out;
   }
   return links;

@@ -104,7 +104,7 @@ struct Convolution {
   float* to;                   // y.first
   const float* packed_weight;  // by winograd_pack_weight, blocks of filters as pack_weight cuts them
   const float* bias;
-  bool relu;
+  Activation activation;
 };
 
 // Filters that are multiplied at once: their products, 16 times filters times tiles, stay in the cache.
@@ -170,7 +170,8 @@ void multiply_tiles(const Convolution& c) {
           kernel.gemm_packed(&product);
         }
         kernel.winograd_output(&pixels, product.m, first, n, products, strip, products_stride,
-                               c.bias ? c.bias + k : nullptr, c.relu, c.to + k * c.y.channel_stride);
+                               c.bias ? c.bias + k : nullptr, static_cast<int>(c.activation.kind),
+                               c.activation.parameter, c.to + k * c.y.channel_stride);
       }
     }
   });
@@ -272,11 +273,8 @@ void winograd_forward(const ConvShape& s, const float* x, const float* packed, c
     const Images to = output_of(s, y, g * filters);
     multiply_tiles({tile, channels, filters, input_of(s, x, g * channels), -s.pad_top, -s.pad_left, to,
                     y + (to.first - y), packed + g * packed_group(s, tile), bias ? bias + g * filters : nullptr,
-                    is_fused(activation)});
+                    activation});
   }
-  if (activation.kind == ActivationKind::none || is_fused(activation)) return;
-  parallel_for(s.N * s.K * s.P * s.Q, grain_for(4.0, 64),
-               [&](Index begin, Index end) { apply(activation, 1, end - begin, y + begin, 0); });
 }
 
 void winograd_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
@@ -284,8 +282,17 @@ void winograd_backward_data(const ConvShape& s, const float* dy, const float* we
   for (Index g = 0; g < s.groups; ++g) {
     pack_weight(tile, weight + g * filters * channels * 9, 9, channels * 9, true, channels, filters, workspace);
     const Images to = input_of(s, dx, g * channels);
-    multiply_tiles({tile, filters, channels, output_of(s, dy, g * filters), s.pad_top - 2, s.pad_left - 2, to,
-                    dx + (to.first - dx), workspace, nullptr, false});
+    multiply_tiles({tile,
+                    filters,
+                    channels,
+                    output_of(s, dy, g * filters),
+                    s.pad_top - 2,
+                    s.pad_left - 2,
+                    to,
+                    dx + (to.first - dx),
+                    workspace,
+                    nullptr,
+                    {}});
   }
 }
 
