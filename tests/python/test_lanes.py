@@ -185,6 +185,43 @@ def test_max_pooling_is_that_of_the_layer_alone(rng, pool):
     np.testing.assert_array_equal(inside, alone.indices)
 
 
+@pytest.mark.parametrize("channels", [1, 5, 40])
+@pytest.mark.parametrize("activation", ["ReLU", "GELU"])
+def test_means_of_images_in_lanes(rng, channels, activation, torch):
+    """Of a batch that leaves lanes empty; PyTorch has the layer as AdaptiveAvgPool2d."""
+    ours = build([("Conv2d", (3, channels, 3)), (activation, ()), ("GlobalAvgPool2d", ()), ("Linear", (channels, 4))])
+    conv, linear = torch.nn.Conv2d(3, channels, 3), torch.nn.Linear(channels, 4)
+    pool = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    theirs = torch.nn.Sequential(conv, getattr(torch.nn, activation)(), *pool, linear).double()
+    for layer, twin in ((ours[0], conv), (ours[3], linear)):
+        for name, p in layer.parameters().items():
+            getattr(twin, name).data[...] = torch.from_numpy(np.float64(p.data))
+    x = normal(rng, (2 * LANES - 1, 3, 12, 9))
+    wide = torch.from_numpy(np.float64(x)).requires_grad_()
+    want, y = theirs(wide), ours(x)
+    dy = normal(rng, y.shape)
+    want.backward(torch.from_numpy(np.float64(dy)))
+    assert_close(y, want.detach().numpy(), length=30, what="y")
+    assert_close(ours.predict(x), want.detach().numpy(), length=30, what="prediction")
+    assert_close(ours.backward(dy), wide.grad.numpy(), length=30, what="dE/dx")
+    assert_close(ours[0].weight.grad, conv.weight.grad.numpy(), length=1000, what="dE/dW")
+
+
+def test_dropout_of_images_in_lanes(rng):
+    """What is dropped forward is dropped backward, and half of all; predictions drop nothing."""
+    net = build([("Conv2d", (2, 6, 3)), ("Dropout", (0.5,)), ("Flatten", ())])
+    x = normal(rng, (3 * LANES - 1, 2, 14, 15))
+    whole = net.predict(x)
+    y = net(x)
+    kept = y != 0
+    assert_close(y[kept], 2 * whole[kept], length=18, what="what is kept")
+    assert abs(kept.mean() - 0.5) < 4 * 0.5 / np.sqrt(kept.size)
+    net.backward(np.ones_like(y))
+    per_channel = kept.reshape(len(x), 6, -1).sum(axis=(0, 2))
+    np.testing.assert_allclose(net[0].bias.grad, 2.0 * per_channel, rtol=1e-6)
+    assert not np.array_equal(net(x) != 0, kept)
+
+
 @pytest.mark.parametrize("isa", dn.available_isas())
 def test_lanes_on(isa):
     """The tests above, in a process where this instruction set is forced."""
