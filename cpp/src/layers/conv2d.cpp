@@ -156,9 +156,11 @@ void Conv2d::pack(const std::vector<Shape>& inputs, void* packed) const {
 }
 
 void Conv2d::forward(const ForwardCall& call) const {
-  conv_forward(geometry(call.inputs[0].shape()), call.inputs[0].data(), weight->data.data(),
-               static_cast<const float*>(call.packed), bias ? bias->data.data() : nullptr, call.output->data(),
-               call.activation, static_cast<float*>(call.workspace));
+  ConvShape shape = geometry(call.inputs[0].shape());
+  shape.training = call.training;
+  conv_forward(shape, call.inputs[0].data(), weight->data.data(), static_cast<const float*>(call.packed),
+               bias ? bias->data.data() : nullptr, call.output->data(), call.activation,
+               static_cast<float*>(call.workspace));
 }
 
 void Conv2d::backward(const BackwardCall& call) {

@@ -14,6 +14,7 @@ struct ConvShape {
   Index pad_top, pad_left;
   Index groups;
   bool lanes = false;
+  bool training = false;  ///< of forward: whether a backward follows
 };
 
 /// Calls run(the shape of some images, the first one's number) for at most `at_once` images after another.

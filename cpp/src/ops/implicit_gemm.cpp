@@ -223,7 +223,9 @@ void implicit_forward(const ConvShape& shape, const float* x, const float* weigh
   p.out_width = shape.Q;
   if (!packed) {
     p.a_stride = depth;
-    p.row_blocks = forward_row_blocks(shape);
+    // Where no backward follows that would find its rows in the same core's cache, columns are shared out instead.
+    const bool shares_columns = !shape.training && shape.N * pixels > kernels().gemm_nr;
+    p.row_blocks = shares_columns ? 1 : forward_row_blocks(shape);
   }
   for_image_blocks(shape, images_at_once(shape, padded), [&](const ConvShape& s, Index first) {
     const float* from = padded.make(s.N, x + first * s.C * s.H * s.W, images);
