@@ -141,7 +141,7 @@ def check_conv2d(torch, rng, shape, filters, kernel, options):
 # Larger than the blocks of a cache-blocked product, with a remainder along every axis; and with so few rows that they
 # are cut in halves, columns into strips, or both.
 LARGE = [(300, 1025, 17), (1031, 37, 130), (7, 4099, 515), (67, 519, 1033)]
-FEW_ROWS = [(67, 4099, 66), (31, 3001, 35), (95, 1024, 95), (127, 517, 50), (33, 70, 1999)]
+FEW_ROWS = [(67, 4099, 66), (31, 3001, 35), (95, 1024, 95), (127, 517, 50), (33, 70, 1999), (100, 1024, 1024)]
 
 
 @pytest.mark.parametrize(("n", "i", "o"), LARGE + FEW_ROWS)

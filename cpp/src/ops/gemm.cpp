@@ -1,6 +1,6 @@
-// Products of rows with rows are made by strips, see RowsByRows. Other large ones in the loop order of Goto and van de
-// Geijn (2008): A is packed once, whole; each task then owns a block of C, takes its columns of B block by block of k
-// and lets the kernel run over the packed tiles.
+// Most products are made strip by strip, see Strips. Other large ones in the loop order of Goto and van de Geijn
+// (2008): A is packed once, whole; each task then owns a block of C, takes its columns of B block by block of k and
+// lets the kernel run over the packed tiles.
 #include "gemm.hpp"
 
 #include <algorithm>
@@ -117,33 +117,45 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
   return true;
 }
 
-// A product of rows with rows, A B^T where both are contiguous along k: one is packed, strip by strip, so that a strip
-// stays in the second-level cache, the other read as it lies. Where A is packed, what is made is C^T.
-struct RowsByRows {
+// A product of which one operand is packed, strip by strip, so that a strip stays in the second-level cache, and the
+// other read as it lies: B is packed, and rows of A read or, of little depth, columns. Where both lie along k, A may be
+// packed instead; what is made then is C^T.
+struct Strips {
   bool applies, packs_a;
-  Index packed, unpacked;  // rows of each
+  bool columns;            // A lies along its columns
+  Index packed, unpacked;  // rows of each, which B's columns are
   Index strip;             // rows that are packed at once
 
-  RowsByRows(Index m, Index n, Index k, MatrixView a, MatrixView b) {
-    constexpr Index most_floats = 1 << 18, least_strip = 160, least_depth = 128;
-    packs_a = m < n && m * k <= most_floats && k >= least_depth;  // turning C takes as long as some 20 steps of k
+  Strips(Index m, Index n, Index k, MatrixView a, MatrixView b) {
+    constexpr Index most_floats = 1 << 18, least_strip = 160, least_depth = 128, most_columns = 128;
+    const bool both_along_k = a.col_stride == 1 && b.row_stride == 1;
+    // Turning C takes as long as some 20 steps of k.
+    packs_a = both_along_k && m < n && m * k <= most_floats && k >= least_depth;
+    columns = a.col_stride != 1;
     packed = packs_a ? m : n;
     unpacked = packs_a ? n : m;
     const Index nr = kernels().gemm_nr;
-    Index most = std::max(most_floats / std::max<Index>(k, 1) / nr * nr, nr);
+    const Index floats = both_along_k || columns ? most_floats : most_floats / 2;
+    Index most = std::max(floats / std::max<Index>(k, 1) / nr * nr, nr);
     // An even number of strips, unless threads had better share out the other rows.
     if (packed >= 2 * least_strip && 2 * packed > unpacked)
       most = std::min(most, round_up(ceil_div(packed, 2 * ceil_div(packed, 2 * most)), nr));
     strip = packed <= most ? packed : round_up(even_piece(packed, most), nr);
     // Where registers hold few rows, large products are better packed on both sides.
-    const bool many_rows = kernels().gemm_mr > 8,
-               clashing = (packs_a ? b.col_stride : a.row_stride) % clashing_stride == 0;
-    applies = a.col_stride == 1 && b.row_stride == 1 && strip >= std::min(packed, least_strip) &&
+    const bool many_rows = kernels().gemm_mr > 8, clashing = stride(a, b) % clashing_stride == 0;
+    const bool a_lies_well = !columns || (a.row_stride == 1 && k <= most_columns && !clashing);
+    applies = a_lies_well && (b.row_stride == 1 || b.col_stride == 1) &&
+              (!both_along_k || strip >= std::min(packed, least_strip)) &&
               (many_rows || packed <= (clashing ? 64 : 256));
     // Where the other rows are too few to be shared out, strips are: every thread then packs its own.
     const Index panels = ceil_div(packed, nr);
     if (unpacked < 2 * least_rows && 2 * packed >= 3 * nr && static_cast<double>(packed) * unpacked * k >= least_work)
       strip = std::min(strip, panels % 2 == 1 && panels < 8 ? nr : ceil_div(panels, 2) * nr);
+  }
+
+  // Of the operand that is not packed: from row to row, or from column to column.
+  Index stride(MatrixView a, MatrixView b) const {
+    return packs_a ? b.col_stride : columns ? a.col_stride : a.row_stride;
   }
 
   // Rows of the other operand that are one task: few tasks, but an even number in all, one strip's after the other's.
@@ -163,31 +175,30 @@ struct RowsByRows {
   static constexpr Index least_rows = 64;
 };
 
-void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
-                           const GemmEpilogue& epilogue) {
+void multiply_strips(const Strips& strips, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
+                     const GemmEpilogue& epilogue) {
   const KernelTable& kernel = kernels();
   // Deep blocks: panels come from the second-level cache anyway, and C, often transposed, is written once a block.
-  const Index nr = kernel.gemm_nr, depth = even_piece(k, chain), panel_columns = round_up(rows.strip, nr);
-  const float* packed = rows.packs_a ? a.data : b.data;
-  const float* unpacked = rows.packs_a ? b.data : a.data;
-  const Index packed_stride = rows.packs_a ? a.row_stride : b.col_stride;
-  const Index stride = rows.packs_a ? b.col_stride : a.row_stride;
+  const Index nr = kernel.gemm_nr, depth = even_piece(k, chain), panel_columns = round_up(strips.strip, nr);
+  const MatrixView packed = strips.packs_a ? a.transposed() : b;
+  const float* unpacked = strips.packs_a ? b.data : a.data;
+  const Index stride = strips.stride(a, b);
   const Index at_once = stride % clashing_stride == 0 ? 8 : kernel.gemm_mr;
-  const Index strips = ceil_div(rows.packed, rows.strip), rows_a_task = rows.rows_a_task(k);
-  const Index tasks = ceil_div(rows.unpacked, rows_a_task);
+  const Index count = ceil_div(strips.packed, strips.strip), rows_a_task = strips.rows_a_task(k);
+  const Index tasks = ceil_div(strips.unpacked, rows_a_task);
   // Every thread packs for itself, once for all tasks of a strip that it takes: sooner done than fetched from another
   // core's cache.
   static std::atomic<std::uint64_t> packings{0};
-  const std::uint64_t this_call = packings.fetch_add(static_cast<std::uint64_t>(strips)) + 1;
+  const std::uint64_t this_call = packings.fetch_add(static_cast<std::uint64_t>(count)) + 1;
   const auto multiply = [&](Index strip, Index begin, Index end) {
-    const Index first = strip * rows.strip, columns = std::min(rows.strip, rows.packed - first);
+    const Index first = strip * strips.strip, columns = std::min(strips.strip, strips.packed - first);
     float* panels = thread_scratch(Scratch::pack, static_cast<std::size_t>(panel_columns * k));
     thread_local std::uint64_t packed_last = 0;
     if (const std::uint64_t this_packing = this_call + static_cast<std::uint64_t>(strip); packed_last != this_packing) {
       for (Index k0 = 0; k0 < k; k0 += depth) {
         const Index here = std::min(depth, k - k0);
-        kernel.pack_b(packed + first * packed_stride + k0, 1, packed_stride, here, columns, here,
-                      panels + panel_columns * k0);
+        kernel.pack_b(packed.data + first * packed.col_stride + k0 * packed.row_stride, packed.row_stride,
+                      packed.col_stride, here, columns, here, panels + panel_columns * k0);
       }
       packed_last = this_packing;
     }
@@ -204,39 +215,39 @@ void multiply_rows_by_rows(const RowsByRows& rows, Index k, MatrixView a, Matrix
       const Index step = even_piece(end - begin, at_once);
       for (Index row = begin; row < end; row += step) {
         g.m = std::min(step, end - row);
-        g.a = unpacked + row * stride + k0;
-        if (rows.packs_a) {
+        g.a = strips.columns ? unpacked + row + k0 * stride : unpacked + row * stride + k0;
+        if (strips.packs_a) {
           g.c = c + first * ldc + row;
           g.bias_row = bias ? bias + row : nullptr;
           kernel.gemm_rows_transposed(&g, stride);
         } else {
           g.c = c + row * ldc + first;
           g.bias_col = bias ? bias + first : nullptr;
-          kernel.gemm_rows(&g, stride);
+          (strips.columns ? kernel.gemm_columns : kernel.gemm_rows)(&g, stride);
         }
       }
     }
-    if (rows.packs_a) {
+    if (strips.packs_a) {
       apply_unfused(epilogue.activation, columns, end - begin, c + first * ldc + begin, ldc);
     } else {
       apply_unfused(epilogue.activation, end - begin, columns, c + begin * ldc + first, ldc);
     }
   };
-  parallel_for(strips * tasks, 1, [&](Index first, Index last) {
+  parallel_for(count * tasks, 1, [&](Index first, Index last) {
     for (Index task = first; task < last; ++task) {
       const Index begin = task % tasks * rows_a_task;
-      multiply(task / tasks, begin, std::min(begin + rows_a_task, rows.unpacked));
+      multiply(task / tasks, begin, std::min(begin + rows_a_task, strips.unpacked));
     }
   });
 }
 
 // That product where it pays, k in parts where rows are long.
-bool multiply_by_rows(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
-                      const GemmEpilogue& epilogue) {
+bool multiply_by_strips(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index ldc,
+                        const GemmEpilogue& epilogue) {
   constexpr Index most_depth = 1600, part_depth = 1024;
   const Index part = k <= most_depth ? k : even_piece(k, part_depth);
-  const RowsByRows rows(m, n, part, a, b);
-  if (!rows.applies) return false;
+  const Strips strips(m, n, part, a, b);
+  if (!strips.applies) return false;
   for (Index k0 = 0; k0 < k || k0 == 0; k0 += part) {
     GemmEpilogue here = epilogue;
     here.accumulate = epilogue.accumulate || k0 > 0;
@@ -244,7 +255,7 @@ bool multiply_by_rows(Index m, Index n, Index k, MatrixView a, MatrixView b, flo
     MatrixView left = a, right = b;
     left.data += k0 * a.col_stride;
     right.data += k0 * b.row_stride;
-    multiply_rows_by_rows(rows, std::min(part, k - k0), left, right, c, ldc, here);
+    multiply_strips(strips, std::min(part, k - k0), left, right, c, ldc, here);
   }
   return true;
 }
@@ -284,7 +295,7 @@ void gemm(Index m, Index n, Index k, MatrixView a, MatrixView b, float* c, Index
   if (m == 0 || n == 0) return;
   if (multiply_small(m, n, k, a, b, c, ldc, epilogue)) return;
   if (without_packing(m, n, k, a, b, c, ldc, epilogue, workspace)) return;
-  if (multiply_by_rows(m, n, k, a, b, c, ldc, epilogue)) return;
+  if (multiply_by_strips(m, n, k, a, b, c, ldc, epilogue)) return;
   const KernelTable& kernel = kernels();
   const Blocks block = choose_blocks(m, n, k);
   const Index depth = even_piece(k, block_depth);
