@@ -122,7 +122,7 @@ bool without_packing(Index m, Index n, Index k, MatrixView a, MatrixView b, floa
 // packed instead; what is made then is C^T.
 struct Strips {
   bool applies, packs_a;
-  bool columns;            // A lies along its columns
+  bool in_columns;         // A lies along its columns
   Index packed, unpacked;  // rows of each, which B's columns are
   Index strip;             // rows that are packed at once
 
@@ -131,11 +131,11 @@ struct Strips {
     const bool both_along_k = a.col_stride == 1 && b.row_stride == 1;
     // Turning C takes as long as some 20 steps of k.
     packs_a = both_along_k && m < n && m * k <= most_floats && k >= least_depth;
-    columns = a.col_stride != 1;
+    in_columns = a.col_stride != 1;
     packed = packs_a ? m : n;
     unpacked = packs_a ? n : m;
     const Index nr = kernels().gemm_nr;
-    const Index floats = both_along_k || columns ? most_floats : most_floats / 2;
+    const Index floats = both_along_k || in_columns ? most_floats : most_floats / 2;
     Index most = std::max(floats / std::max<Index>(k, 1) / nr * nr, nr);
     // An even number of strips, unless threads had better share out the other rows.
     if (packed >= 2 * least_strip && 2 * packed > unpacked)
@@ -143,7 +143,7 @@ struct Strips {
     strip = packed <= most ? packed : round_up(even_piece(packed, most), nr);
     // Where registers hold few rows, large products are better packed on both sides.
     const bool many_rows = kernels().gemm_mr > 8, clashing = stride(a, b) % clashing_stride == 0;
-    const bool a_lies_well = !columns || (a.row_stride == 1 && k <= most_columns && !clashing);
+    const bool a_lies_well = !in_columns || (a.row_stride == 1 && k <= most_columns && !clashing);
     applies = a_lies_well && (b.row_stride == 1 || b.col_stride == 1) &&
               (!both_along_k || strip >= std::min(packed, least_strip)) &&
               (many_rows || packed <= (clashing ? 64 : 256));
@@ -155,7 +155,7 @@ struct Strips {
 
   // Of the operand that is not packed: from row to row, or from column to column.
   Index stride(MatrixView a, MatrixView b) const {
-    return packs_a ? b.col_stride : columns ? a.col_stride : a.row_stride;
+    return packs_a ? b.col_stride : in_columns ? a.col_stride : a.row_stride;
   }
 
   // Rows of the other operand that are one task: few tasks, but an even number in all, one strip's after the other's.
@@ -215,7 +215,7 @@ void multiply_strips(const Strips& strips, Index k, MatrixView a, MatrixView b, 
       const Index step = even_piece(end - begin, at_once);
       for (Index row = begin; row < end; row += step) {
         g.m = std::min(step, end - row);
-        g.a = strips.columns ? unpacked + row + k0 * stride : unpacked + row * stride + k0;
+        g.a = strips.in_columns ? unpacked + row + k0 * stride : unpacked + row * stride + k0;
         if (strips.packs_a) {
           g.c = c + first * ldc + row;
           g.bias_row = bias ? bias + row : nullptr;
@@ -223,7 +223,7 @@ void multiply_strips(const Strips& strips, Index k, MatrixView a, MatrixView b, 
         } else {
           g.c = c + row * ldc + first;
           g.bias_col = bias ? bias + first : nullptr;
-          (strips.columns ? kernel.gemm_columns : kernel.gemm_rows)(&g, stride);
+          (strips.in_columns ? kernel.gemm_columns : kernel.gemm_rows)(&g, stride);
         }
       }
     }

@@ -8,7 +8,6 @@
 
 #include "../dispatch.hpp"
 #include "../parallel.hpp"
-#include "activation.hpp"
 #include "blocking.hpp"
 #include "layout.hpp"
 
@@ -282,17 +281,8 @@ void winograd_backward_data(const ConvShape& s, const float* dy, const float* we
   for (Index g = 0; g < s.groups; ++g) {
     pack_weight(tile, weight + g * filters * channels * 9, 9, channels * 9, true, channels, filters, workspace);
     const Images to = input_of(s, dx, g * channels);
-    multiply_tiles({tile,
-                    filters,
-                    channels,
-                    output_of(s, dy, g * filters),
-                    s.pad_top - 2,
-                    s.pad_left - 2,
-                    to,
-                    dx + (to.first - dx),
-                    workspace,
-                    nullptr,
-                    {}});
+    multiply_tiles({tile, filters, channels, output_of(s, dy, g * filters), s.pad_top - 2, s.pad_left - 2, to,
+                    dx + (to.first - dx), workspace, nullptr, Activation()});
   }
 }
 
