@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <deepnet/deepnet.hpp>
@@ -33,6 +34,14 @@ Model convolutional() {
   return Model{Conv2d(1, 6, 5), ReLU(), MaxPool2d(2), Conv2d(6, 16, 5), Tanh(), Flatten(), Linear(16 * 8 * 8, 10)};
 }
 
+Model recurrent() { return Model{LSTM(8, 16), GRU(16, 12), Linear(12, 5)}; }
+
+const std::vector<std::pair<Model, Shape>>& networks() {
+  static const std::vector<std::pair<Model, Shape>> list = {
+      {dense(), {8, 16}}, {convolutional(), {3, 1, 28, 28}}, {recurrent(), {4, 10, 8}}};
+  return list;
+}
+
 Tensor normal(const Shape& shape) {
   Tensor x(shape);
   init::normal(x, 0.0, 1.0);
@@ -60,7 +69,7 @@ class Own : public Layer {
 }  // namespace
 
 TEST(a_prediction_is_what_forward_makes) {
-  for (const auto& [net, input] : {std::pair(dense(), Shape{8, 16}), std::pair(convolutional(), Shape{3, 1, 28, 28})}) {
+  for (const auto& [net, input] : networks()) {
     Prediction prediction = net.prediction(input).value();
     for (int i = 0; i < 3; ++i) {
       const Tensor x = normal(input);
@@ -72,7 +81,7 @@ TEST(a_prediction_is_what_forward_makes) {
 }
 
 TEST(a_prediction_allocates_nothing_after_its_first_run) {
-  for (const auto& [net, input] : {std::pair(dense(), Shape{8, 16}), std::pair(convolutional(), Shape{3, 1, 28, 28})}) {
+  for (const auto& [net, input] : networks()) {
     Prediction prediction = net.prediction(input).value();
     const Tensor x = normal(input);
     Tensor y(prediction.output_shape());
