@@ -15,14 +15,14 @@ namespace {
 std::atomic<long> allocations{0};
 }
 
-// Every Tensor's owner and every container comes through here.
+// Every Tensor's owner and every container comes through here. Not inlined: GCC would take free() for a mistake.
 void* operator new(std::size_t size) {
   ++allocations;
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 using namespace deepnet;
 
