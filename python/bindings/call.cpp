@@ -141,16 +141,16 @@ Layer* layer_of(py::handle object) {
 
 // The output of a small network for one batch of float32; null, without an error, where it takes more than that.
 PyObject* predict_briefly(py::handle self, py::handle x, Index batch_size) {
-  Shape shape;
-  const float* data = borrowed_floats(x, shape);
-  if (data == nullptr || shape.rank() != 2 || shape.size() == 0 || shape[0] > batch_size) return nullptr;
   try {
+    Shape shape;
+    const float* data = borrowed_floats(x, shape, "predict");
+    if (data == nullptr || shape.rank() != 2 || shape.size() == 0 || shape[0] > batch_size) return nullptr;
     Layer* const layer = layer_of(self);
     if (layer == nullptr) return nullptr;
     auto prediction = model_of(*layer).prediction(shape);
     if (!prediction || !prediction->brief()) return nullptr;
     py::array y = new_array(prediction->output_shape());
-    prediction->run(data, data_of(y));
+    prediction->run(data, static_cast<float*>(y.mutable_data()));
     return y.release().ptr();
   } catch (...) {  // what the general one will tell
     return nullptr;

@@ -122,17 +122,12 @@ Index integer(py::handle number, const std::string& what, const char* argument, 
 
 }  // namespace
 
-const float* borrowed_floats(py::handle object, Shape& shape) {
-  const auto& numpy = py::detail::npy_api::get();
-  if (Py_TYPE(object.ptr()) != numpy.PyArray_Type_) return nullptr;
-  const auto* array = py::detail::array_proxy(object.ptr());
-  if ((array->flags & borrowed_flags) != borrowed_flags || array->nd > Shape::max_rank) return nullptr;
-  const auto* type = py::detail::array_descriptor_proxy(array->descr);
-  if (type->type_num != py::detail::npy_api::NPY_FLOAT_ || (type->byteorder != '=' && type->byteorder != '|'))
-    return nullptr;
-  shape = Shape();
-  for (int i = 0; i < array->nd; ++i) shape.push_back(array->dimensions[i]);
-  return static_cast<const float*>(static_cast<const void*>(array->data));
+const float* borrowed_floats(py::handle object, Shape& shape, const std::string& what) {
+  if (!py::isinstance<py::array>(object)) return nullptr;
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  if (!borrowable(array, array.dtype(), 'f', 4)) return nullptr;
+  shape = shape_of(array, what);
+  return static_cast<const float*>(array.data());
 }
 
 Tensor as_float(py::handle object, const std::string& what) { return float_of(to_array(object, what), what); }
@@ -174,15 +169,11 @@ py::array as_array(const Tensor& tensor) {
   return as_view(tensor, capsule);
 }
 
-float* data_of(const py::array& array) {
-  return static_cast<float*>(static_cast<void*>(py::detail::array_proxy(array.ptr())->data));
-}
-
 py::array new_array(const Shape& shape) {
   static_assert(sizeof(Index) == sizeof(Py_intptr_t), "a Shape's sizes are NumPy's");
   const auto& numpy = py::detail::npy_api::get();
   PyObject* type = numpy.PyArray_DescrFromType_(py::detail::npy_api::NPY_FLOAT_);
-  const auto array = py::reinterpret_steal<py::array>(
+  auto array = py::reinterpret_steal<py::array>(
       numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, type, shape.rank(),
                                   reinterpret_cast<const Py_intptr_t*>(shape.begin()), nullptr, nullptr, 0, nullptr));
   if (!array) throw py::error_already_set();
@@ -192,8 +183,8 @@ py::array new_array(const Shape& shape) {
 py::array as_new_array(const Tensor& tensor) {
   constexpr std::size_t small = 4096;
   if (tensor.bytes() > small || tensor.dtype() != DType::float32) return as_array(tensor);
-  const py::array array = new_array(tensor.shape());
-  std::memcpy(data_of(array), tensor.raw(), tensor.bytes());
+  py::array array = new_array(tensor.shape());
+  std::memcpy(array.mutable_data(), tensor.raw(), tensor.bytes());
   return array;
 }
 

@@ -29,13 +29,12 @@ Tensor as_target(py::handle object, const Loss& loss);
 /// between. Real numbers as they are.
 Tensor own_labels(const Tensor& target);
 
-/// The numbers of a NumPy array that can be borrowed as it is, and its shape; null for every other object.
-const float* borrowed_floats(py::handle object, Shape& shape);
+/// The numbers of a NumPy array that can be borrowed as it is, and its shape; null for every other object. For no
+/// longer than the caller keeps the array.
+const float* borrowed_floats(py::handle object, Shape& shape, const std::string& what);
 
 /// A new array of float32, in NumPy's own memory, not initialised.
 py::array new_array(const Shape& shape);
-/// The numbers of an array of float32.
-float* data_of(const py::array& array);
 /// An array over the Tensor's memory, which it keeps alive.
 py::array as_array(const Tensor& tensor);
 /// An array of a result that nobody else has. A small one is copied into NumPy's own memory, sooner than an owner of

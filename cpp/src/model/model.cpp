@@ -63,20 +63,20 @@ struct Model::Runs {
     return inputs == graph.inputs.size() ? graph : graph_of(layer, static_cast<int>(inputs));
   }
 
-  PlanRequest request_of(const Shape* inputs, std::size_t count, bool backward) const {
+  PlanRequest request_for(std::vector<Shape> inputs, bool backward) const {
     PlanRequest request;
-    request.inputs.assign(inputs, inputs + count);
+    request.inputs = std::move(inputs);
     request.backward = request.input_gradient = backward;
     request.tile = takes_tiles;
     return request;
   }
 
-  // One at rest for inputs of these shapes, with or without a backward to all of them; null where there is none.
-  std::unique_ptr<Execution> take_resting(const Shape* inputs, std::size_t count, bool backward) {
+  // One at rest, with or without a backward to all inputs, that fits(its inputs' shapes); null where there is none.
+  template <class Fits>
+  std::unique_ptr<Execution> take_resting(bool backward, Fits fits) {
     std::lock_guard<std::mutex> lock(mutex);
     for (auto it = idle.begin(); it != idle.end(); ++it) {
-      const PlanRequest& r = (*it)->request();
-      if (r.backward == backward && std::equal(inputs, inputs + count, r.inputs.begin(), r.inputs.end())) {
+      if ((*it)->request().backward == backward && fits((*it)->request().inputs)) {
         std::unique_ptr<Execution> found = std::move(*it);
         idle.erase(it);
         return found;
@@ -85,14 +85,18 @@ struct Model::Runs {
     return nullptr;
   }
 
-  // The same, or a new one.
-  std::unique_ptr<Execution> take(const LayerPtr& layer, const std::vector<Tensor>& inputs, bool backward, Phase phase,
-                                  const Tensor& mask) {
+  // One for inputs of these shapes, at rest or new.
+  std::unique_ptr<Execution> take(const LayerPtr& layer, const Tensor* inputs, std::size_t count, bool backward,
+                                  Phase phase, const Tensor& mask) {
+    auto resting = take_resting(backward, [&](const std::vector<Shape>& shapes) {
+      return std::equal(inputs, inputs + count, shapes.begin(), shapes.end(),
+                        [](const Tensor& x, const Shape& shape) { return x.shape() == shape; });
+    });
+    if (resting != nullptr) return resting;
+    const std::vector<Tensor> all(inputs, inputs + count);
     std::vector<Shape> shapes;
-    for (const Tensor& x : inputs) shapes.push_back(x.shape());
-    if (auto resting = take_resting(shapes.data(), shapes.size(), backward)) return resting;
-    const PlanRequest request = request_of(shapes.data(), shapes.size(), backward);
-    return make_execution(graph_for(layer, inputs.size()), request, inputs, phase, mask);
+    for (const Tensor& x : all) shapes.push_back(x.shape());
+    return make_execution(graph_for(layer, count), request_for(std::move(shapes), backward), all, phase, mask);
   }
 
   void give_back(std::unique_ptr<Execution> execution) {
@@ -118,7 +122,7 @@ struct Model::Runs {
       const bool packed = execution != nullptr && n == rows_at_once;
       if (!packed) {
         give_back(std::move(execution));
-        execution = take(layer, {piece}, /*backward=*/false, Phase::evaluation, piece_mask);
+        execution = take(layer, &piece, 1, /*backward=*/false, Phase::evaluation, piece_mask);
       }
       if (!y.defined()) y = Tensor(of_all_rows(execution->output_shape(), n, rows));
       Tensor out = n < rows ? y.rows(done, done + n) : y;
@@ -318,9 +322,10 @@ std::optional<Prediction> Model::prediction(const Shape& input) const {
   check_input_count(own_layer(), 1);
   check_batch_axis(*layer_, input);
   if (runs_->makes_outputs) return std::nullopt;
-  auto execution = runs_->take_resting(&input, 1, /*backward=*/false);
+  auto execution = runs_->take_resting(
+      /*backward=*/false, [&](const std::vector<Shape>& shapes) { return shapes.size() == 1 && shapes[0] == input; });
   if (execution == nullptr) {
-    const PlanRequest request = runs_->request_of(&input, 1, /*backward=*/false);
+    const PlanRequest request = runs_->request_for({input}, /*backward=*/false);
     execution = std::make_unique<Execution>(runs_->graph_for(layer_, 1), request);
   }
   return Prediction(runs_, std::move(execution));
@@ -363,7 +368,7 @@ Tensor Model::run(const std::vector<Tensor>& inputs, const Tensor& mask) {
   check_inputs(own_layer(), inputs.data(), inputs.size());
   if (mask.defined()) check_mask(layer_->kind(), inputs[0].shape(), mask);
   FlushDenormals flush;
-  auto execution = runs_->take(layer_, inputs, /*backward=*/true, Phase::own, mask);
+  auto execution = runs_->take(layer_, inputs.data(), inputs.size(), /*backward=*/true, Phase::own, mask);
   Tensor y(execution->output_shape());
   execution->forward(inputs.data(), y.data(), Phase::own, mask);
   runs_->keep({std::move(execution), inputs});
