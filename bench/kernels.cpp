@@ -115,7 +115,7 @@ Work winograd_input(const KernelTable& t) {
   Floats packed(static_cast<std::size_t>(patch * apart));
   return {float_bytes * static_cast<double>((4 + patch) * channels * n), [=, &t]() mutable {
             const ConvGather gather = square_gather(image.data(), side, side / 2, channels, 2, taps);
-            t.winograd_pack_input(&gather, channels, 0, n, packed.data(), apart);
+            t.winograd_pack_input({2, 3}, &gather, channels, 0, n, packed.data(), apart);
           }};
 }
 
@@ -125,8 +125,8 @@ Work winograd_output(const KernelTable& t) {
   auto products = random_floats(patch * apart), y = random_floats(channels * side * side);
   return {float_bytes * static_cast<double>((4 + patch) * channels * tiles), [=, &t]() mutable {
             const ConvGather cells = square_gather(y.data(), side, side / 2, channels, 2, taps);
-            t.winograd_output(&cells, channels, 0, tiles, products.data(), tiles, apart, nullptr, kActNone, 0.0f,
-                              y.data());
+            t.winograd_output({2, 3}, &cells, channels, 0, tiles, products.data(), tiles, apart, nullptr, kActNone,
+                              0.0f, y.data());
           }};
 }
 
@@ -136,8 +136,8 @@ Work winograd_weight(const KernelTable& t) {
   auto weight = random_floats(filters * channels * 9);
   Floats packed(static_cast<std::size_t>(patch * apart));
   return {float_bytes * static_cast<double>((9 + patch) * filters * channels), [=, &t]() mutable {
-            t.winograd_pack_weight(2, weight.data(), channels * 9, 9, 0, filters, channels, 0, channels, packed.data(),
-                                   apart);
+            t.winograd_pack_weight({2, 3}, weight.data(), channels * 9, 9, 0, filters, channels, 0, channels,
+                                   packed.data(), apart);
           }};
 }
 

@@ -1,5 +1,6 @@
 """Networks whose convolutions keep images in the lanes of vectors, on batches that fill them, against PyTorch in
-float64: whole numbers must come out exactly, others within rounding, and Winograd's 4 x 4 tiles within a stated bound.
+float64: whole numbers must come out exactly, others within rounding, and Winograd's tiles of 6 x 6 cells within a
+stated bound.
 """
 
 import os
@@ -62,7 +63,10 @@ class Network:
         sizes, strides, paddings = self.rng.integers(1, 6, 2), self.rng.integers(1, 4, 2), self.rng.integers(0, 3, 2)
         dilations = self.rng.integers(1, 3, 2)
         if not exact and self.rng.integers(2):
-            sizes, strides, dilations = (3, 3), (1, 1), (1, 1)
+            size = int(self.rng.choice([3, 5]))
+            sizes, strides, dilations = (size, size), (1, 1), (1, 1)
+        elif exact and tuple(sizes) in ((3, 3), (5, 5)):
+            strides = strides + 1
         return [int(n) for n in (*sizes, *strides, *paddings, *dilations)]
 
     def values(self, shape, exact):
@@ -119,11 +123,20 @@ WINOGRAD_BOUND = 5e-6
 @pytest.mark.parametrize("rest", [[("Flatten", ())], []], ids=["in a network", "alone"])
 @pytest.mark.parametrize("channels", [8, 64, 256])
 @pytest.mark.parametrize("side", [8, 17])
-def test_error_of_winograd_is_bounded(channels, side, rest, torch):
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (5, 2)])
+def test_error_of_winograd_is_bounded(kernel, padding, channels, side, rest, torch):
     rng = seeded_rng(f"{channels} {side}")
-    check_winograd(
-        [("Conv2d", (channels, channels, 3, 1, 1)), *rest], (2 * LANES - 1, channels, side, side), rng, torch
-    )
+    convolution = ("Conv2d", (channels, channels, kernel, 1, padding))
+    check_winograd([convolution, *rest], (2 * LANES - 1, channels, side, side), rng, torch)
+
+
+# All paddings that dE/dx may meet, and tiles that overhang.
+@pytest.mark.parametrize("rest", [[("Flatten", ())], []], ids=["in a network", "alone"])
+@pytest.mark.parametrize("padding", range(6))
+def test_5x5_convolutions_agree_with_torch(padding, rest, torch):
+    rng = seeded_rng(f"5x5 {padding}")
+    convolution = ("Conv2d", (20, 17, 5, 1, padding))
+    check_winograd([convolution, *rest], (2 * LANES - 1, 20, 11, 12 + padding), rng, torch)
 
 
 def test_error_of_winograd_is_bounded_where_few_images_are_turned_at_once(torch):

@@ -83,6 +83,12 @@ struct ConvGather {
   int64_t cell_stride;
 };
 
+// Winograd's F(T x T, R x R): tiles of `outputs` x `outputs` pixels of a convolution with kernels of `taps` x `taps`;
+// see winograd.inl for those there are.
+struct WinogradTile {
+  int outputs, taps;
+};
+
 // A row of outputs of a convolution on images in lanes, (height, width, channels, vector_width); see lanes.inl.
 struct LaneProduct {
   int64_t rows;         // channels of the output

@@ -16,34 +16,70 @@ namespace {
 
 constexpr Index cache = (1 << 20) / 4;  // floats of the second-level cache for each operand
 
-// The distance between operands. A multiple of 4 KB would put all 16 into the same lines of the first-level cache.
+// The distance between operands. A multiple of 4 KB would put all of them into the same lines of the first-level cache.
 Index padded(Index floats) { return round_up(floats, 16) + 16; }
 
 constexpr Index least_channels = 8;  // of input and of output: below, tiles never pay
 
-// Outputs of a tile along an axis: 4 where images are in lanes and tiles do not overhang much.
-Index tile_for(bool lanes, Index height, Index width) {
-  const auto patches = [&](Index tile) {
-    return ceil_div(height, tile) * ceil_div(width, tile) * (tile + 2) * (tile + 2);
-  };
-  return lanes && patches(4) < patches(2) ? 4 : 2;
+// Cells of a tile.
+Index patch_of(WinogradTile tile) {
+  const Index side = tile.outputs + tile.taps - 1;
+  return side * side;
 }
-Index patch_of(Index tile) { return (tile + 2) * (tile + 2); }
+// Tiles of height x width outputs.
+Index tiles_in(WinogradTile tile, Index height, Index width) {
+  return ceil_div(height, tile.outputs) * ceil_div(width, tile.outputs);
+}
+
+// For height x width outputs: for 3 x 3 kernels 4 x 4 where images are in lanes and tiles do not overhang much.
+WinogradTile tile_for(const ConvShape& s, Index height, Index width) {
+  const auto patches = [&](WinogradTile tile) { return tiles_in(tile, height, width) * patch_of(tile); };
+  const WinogradTile small = {2, static_cast<int>(s.R)}, large = {4, 3};
+  return s.lanes && s.R == 3 && patches(large) < patches(small) ? large : small;
+}
+WinogradTile output_tile(const ConvShape& s) { return tile_for(s, s.P, s.Q); }
+WinogradTile input_tile(const ConvShape& s) { return tile_for(s, s.H, s.W); }
+
+// Taps inside the image, of all outputs along an axis.
+Index taps_inside(Index outputs, Index taps, Index cells, Index pad) {
+  Index count = 0;
+  for (Index p = 0; p < outputs; ++p)
+    count += std::max<Index>(0, std::min(taps, cells + pad - p) - std::max<Index>(0, pad - p));
+  return count;
+}
 
 // Multiply-adds, with what moving elements costs, against those of the implicit product: transforming a cell of a patch
-// takes about as long as 10 multiply-adds, packing one of the column matrix as 6, and an operand of the weights, or of
-// their gradient, once for all images, as many as below. From 8 to 64 channels and 7 x 7 to 56 x 56 pixels the ratio is
-// within 15 % of that of the times measured (1.1 for 8 channels, 1.7 for 64); the costs of weights are from 1 to 4
-// images of 8 x 8 to 56 x 56 pixels (AVX2). For images in lanes nothing is packed either way.
-constexpr double forward_cost = 65, backward_data_cost = 50, backward_weight_cost = 30;
+// takes about as long as 10 multiply-adds, 20 for 5 x 5 kernels and images not in lanes, packing one of the column
+// matrix as 6, and an operand of the weights, or of their gradient, once for all images, as many as below. For 3 x 3
+// kernels, from 8 to 64 channels and 7 x 7 to 56 x 56 pixels, the ratio is within 15 % of that of the times measured
+// (1.1 for 8 channels, 1.7 for 64); the costs of weights are from 1 to 4 images of 8 x 8 to 56 x 56 pixels (AVX2). For
+// 5 x 5, from 8 to 256 channels and 8 x 8 to 56 x 56 pixels, what is chosen takes 2 to 4 % longer on average than the
+// faster, and 0.1 to 3 % where images are in lanes (600 shapes, AVX-512; 1.5 to 8 % with AVX2). For images in lanes
+// nothing is packed either way, and taps outside the image are not multiplied, which tells for dE/dx of a convolution
+// without padding.
+constexpr double forward_cost = 65, backward_data_cost = 50;
+double backward_weight_cost(const ConvShape& s) { return s.R == 3 ? 30 : 150; }
 
-bool wins(const ConvShape& s, Index channels, Index filters, Index height, Index width, double operand_cost) {
-  const Index tile = tile_for(s.lanes, height, width);
+// Multiply-adds of the product without tiles: `channels` and `filters` into height x width outputs, zeros where a tap
+// is outside the image, or, where images are in lanes, without them.
+double direct_cost(const ConvShape& s, Index channels, Index filters, Index height, Index width) {
   const double C = static_cast<double>(channels), K = static_cast<double>(filters);
-  const double tiles = static_cast<double>(ceil_div(height, tile) * ceil_div(width, tile) * patch_of(tile));
-  const double direct = static_cast<double>(height * width) * 9 * (C * K + (s.lanes ? 0 : 6 * C));
-  const double weights = static_cast<double>(patch_of(tile)) * C * K * operand_cost / static_cast<double>(s.N);
-  return tiles * (C * K + 10 * (C + K)) + weights < direct;
+  if (!s.lanes) return static_cast<double>(height * width * s.R * s.S) * (C * K + 6 * C);
+  return static_cast<double>(taps_inside(s.P, s.R, s.H, s.pad_top) * taps_inside(s.Q, s.S, s.W, s.pad_left)) * C * K;
+}
+
+// Of dE/dx scattered from dy (col2im.hpp), which moves three elements a column for every tap.
+double scatter_cost(const ConvShape& s) {
+  const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
+  return static_cast<double>(s.P * s.Q * s.R * s.S) * (C * K + 3 * 10 * C);
+}
+
+double tiles_cost(const ConvShape& s, Index height, Index width, double operand_cost) {
+  const WinogradTile tile = tile_for(s, height, width);
+  const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
+  const double move = s.lanes || s.R == 3 ? 10 : 20, weights = C * K * operand_cost / static_cast<double>(s.N);
+  return static_cast<double>(patch_of(tile)) *
+         (static_cast<double>(tiles_in(tile, height, width)) * (C * K + move * (C + K)) + weights);
 }
 
 // The cell that the first tile starts at.
@@ -75,8 +111,8 @@ struct Images {
 Images input_of(const ConvShape& s, const float* x, Index channel) { return {x, s, s.C, s.H, s.W, channel}; }
 Images output_of(const ConvShape& s, const float* y, Index filter) { return {y, s, s.K, s.P, s.Q, filter}; }
 
-// Images as tiles for rows x columns of outputs, `tile` apart.
-ConvGather tiles_of(const Images& images, Index tile, Index out_height, Index out_width, const Corner& corner) {
+// Images as tiles for out_height x out_width outputs.
+ConvGather tiles_of(const Images& images, WinogradTile tile, Index out_height, Index out_width, const Corner& corner) {
   ConvGather g = {};
   g.image = images.first;
   g.image_stride = images.stride;
@@ -84,18 +120,18 @@ ConvGather tiles_of(const Images& images, Index tile, Index out_height, Index ou
   g.cell_stride = images.cell_stride;
   g.height = images.height;
   g.width = images.width;
-  g.out_height = ceil_div(out_height, tile);
-  g.out_width = ceil_div(out_width, tile);
-  g.stride_h = g.stride_w = tile;
+  g.out_height = ceil_div(out_height, tile.outputs);
+  g.out_width = ceil_div(out_width, tile.outputs);
+  g.stride_h = g.stride_w = tile.outputs;
   g.taps = 1;
   g.tap_h = &corner.h;
   g.tap_w = &corner.w;
   return g;
 }
 
-// One group's stride-1 convolution of `channels` of x with `filters` 3 x 3 kernels.
+// One group's stride-1 convolution of `channels` of x with `filters` kernels.
 struct Convolution {
-  Index tile;
+  WinogradTile tile;
   Index channels, filters;
   Images x;
   Index top, left;  // of the first window
@@ -106,23 +142,23 @@ struct Convolution {
   Activation activation;
 };
 
-// Filters that are multiplied at once: their products, 16 times filters times tiles, stay in the cache.
+// Filters that are multiplied at once: their products, for every element of a patch, stay in the cache.
 Index filters_at_once(Index filters) { return even_piece(filters, 128); }
 
 // Floats of the packed weights of a group of channels.
-Index packed_group(const ConvShape& s, Index tile) {
+Index packed_group(const ConvShape& s, WinogradTile tile) {
   return patch_of(tile) * padded(s.K / s.groups * (s.C / s.groups));
 }
 
-void pack_weight(Index tile, const float* weight, Index row_stride, Index k_stride, bool mirrored, Index rows,
+void pack_weight(WinogradTile tile, const float* weight, Index row_stride, Index k_stride, bool mirrored, Index rows,
                  Index depth, float* packed) {
   const Index patch = patch_of(tile);
   const Index block = filters_at_once(rows);
   for (Index k = 0; k < rows; k += block) {
     const Index here = std::min(block, rows - k);
     parallel_for(depth, grain_for(static_cast<double>(here * patch) * 2), [&](Index begin, Index end) {
-      kernels().winograd_pack_weight(static_cast<int>(tile), weight + k * row_stride, row_stride, k_stride, mirrored,
-                                     here, depth, begin, end, packed + k * depth, padded(rows * depth));
+      kernels().winograd_pack_weight(tile, weight + k * row_stride, row_stride, k_stride, mirrored, here, depth, begin,
+                                     end, packed + k * depth, padded(rows * depth));
     });
   }
 }
@@ -155,7 +191,7 @@ void multiply_tiles(const Convolution& c) {
       const Index first = task / splits * strip, n = std::min(strip, tiles - first);
       const Index k_first = task % splits * blocks_per_split * block;
       const Index k_last = std::min(k_first + blocks_per_split * block, c.filters);
-      kernel.winograd_pack_input(&cells, c.channels, first, n, packed, cells_stride);
+      kernel.winograd_pack_input(c.tile, &cells, c.channels, first, n, packed, cells_stride);
       for (Index k = k_first; k < k_last; k += block) {
         GemmBlock product = {};
         product.m = std::min(block, c.filters - k);
@@ -168,7 +204,7 @@ void multiply_tiles(const Convolution& c) {
           product.c = products + e * products_stride;
           kernel.gemm_packed(&product);
         }
-        kernel.winograd_output(&pixels, product.m, first, n, products, strip, products_stride,
+        kernel.winograd_output(c.tile, &pixels, product.m, first, n, products, strip, products_stride,
                                c.bias ? c.bias + k : nullptr, static_cast<int>(c.activation.kind),
                                c.activation.parameter, c.to + k * c.y.channel_stride);
       }
@@ -184,7 +220,7 @@ struct WeightTasks {
 
 WeightTasks weight_tasks(const ConvShape& s) {
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
-  const Index tile = tile_for(s.lanes, s.P, s.Q), tiles = ceil_div(s.P, tile) * ceil_div(s.Q, tile);
+  const Index tiles = tiles_in(output_tile(s), s.P, s.Q);
   const Index images = s.lanes ? s.N / lanes() : s.N;
   WeightTasks t;
   t.channels_at_once = even_piece(channels, 64);
@@ -199,9 +235,9 @@ WeightTasks weight_tasks(const ConvShape& s) {
 }
 
 // Sums of dE/dW before the last transform, (e, channel, filter), over images [n0, n1) of a block of channels x filters.
-void sum_products(const ConvGather& cells, const ConvGather& errors, Index channels, Index filters, Index tiles,
-                  Index n0, Index n1, float* sums, Index ld, Index sums_stride) {
-  const Index patch = patch_of(cells.stride_h);
+void sum_products(WinogradTile tile, const ConvGather& cells, const ConvGather& errors, Index channels, Index filters,
+                  Index tiles, Index n0, Index n1, float* sums, Index ld, Index sums_stride) {
+  const Index patch = patch_of(tile);
   const Index run = patch > 16 ? 64 : 128;  // columns: their patches of 64 channels take half a megabyte
   const KernelTable& kernel = kernels();
   const Index first = n0 * tiles, last = n1 * tiles;
@@ -212,8 +248,8 @@ void sum_products(const ConvGather& cells, const ConvGather& errors, Index chann
   float* packed = thread_scratch(Scratch::pack, static_cast<std::size_t>(patch * errors_stride));
   for (Index j = first; j < last; j += at_once) {
     const Index n = std::min(at_once, last - j);
-    kernel.winograd_input_rows(&cells, channels, j, n, rows, rows_stride);
-    kernel.winograd_pack_errors(&errors, filters, j, n, packed, errors_stride);
+    kernel.winograd_input_rows(tile, &cells, channels, j, n, rows, rows_stride);
+    kernel.winograd_pack_errors(tile, &errors, filters, j, n, packed, errors_stride);
     for (Index e = 0; e < patch; ++e) {
       kernel.gemm_row_runs(channels, filters, n, rows + e * rows_stride, packed + e * errors_stride,
                            sums + e * sums_stride, ld, j > first);
@@ -224,50 +260,56 @@ void sum_products(const ConvGather& cells, const ConvGather& errors, Index chann
 }  // namespace
 
 bool winograd_applies(const ConvShape& s) {
-  return std::min(s.C, s.K) >= least_channels * s.groups && s.R == 3 && s.S == 3 && s.stride_h == 1 &&
+  return std::min(s.C, s.K) >= least_channels * s.groups && (s.R == 3 || s.R == 5) && s.S == s.R && s.stride_h == 1 &&
          s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
 }
 
 bool winograd_backward_data_applies(const ConvShape& s) {
-  return winograd_applies(s) && s.pad_top <= 2 && s.pad_left <= 2;
+  return winograd_applies(s) && s.pad_top < s.R && s.pad_left < s.S;
 }
 
 bool winograd_forward_wins(const ConvShape& s) {
-  return winograd_applies(s) && wins(s, s.C / s.groups, s.K / s.groups, s.P, s.Q, forward_cost);
+  return winograd_applies(s) &&
+         tiles_cost(s, s.P, s.Q, forward_cost) < direct_cost(s, s.C / s.groups, s.K / s.groups, s.P, s.Q);
 }
 
 bool winograd_backward_data_wins(const ConvShape& s) {
-  return winograd_backward_data_applies(s) && wins(s, s.K / s.groups, s.C / s.groups, s.H, s.W, backward_data_cost);
+  if (!winograd_backward_data_applies(s)) return false;
+  const double cost = tiles_cost(s, s.H, s.W, backward_data_cost);
+  return cost < direct_cost(s, s.K / s.groups, s.C / s.groups, s.H, s.W) && cost < scatter_cost(s);
 }
 
 bool winograd_backward_weight_wins(const ConvShape& s) {
-  return winograd_applies(s) && wins(s, s.C / s.groups, s.K / s.groups, s.P, s.Q, backward_weight_cost);
+  return winograd_applies(s) &&
+         tiles_cost(s, s.P, s.Q, backward_weight_cost(s)) < direct_cost(s, s.C / s.groups, s.K / s.groups, s.P, s.Q);
 }
 
 std::size_t winograd_packed(const ConvShape& s) {
-  return static_cast<std::size_t>(s.groups * packed_group(s, tile_for(s.lanes, s.P, s.Q)));
+  return static_cast<std::size_t>(s.groups * packed_group(s, output_tile(s)));
 }
 
 std::size_t winograd_backward_data_workspace(const ConvShape& s) {
-  return static_cast<std::size_t>(packed_group(s, tile_for(s.lanes, s.H, s.W)));
+  return static_cast<std::size_t>(packed_group(s, input_tile(s)));
 }
 
 std::size_t winograd_backward_weight_workspace(const ConvShape& s) {
-  const Index patch = patch_of(tile_for(s.lanes, s.P, s.Q));
+  const Index patch = patch_of(output_tile(s));
   return static_cast<std::size_t>(weight_tasks(s).groups * patch * padded(s.K * (s.C / s.groups)));
 }
 
 void winograd_pack(const ConvShape& s, const float* weight, float* packed) {
-  const Index channels = s.C / s.groups, filters = s.K / s.groups, tile = tile_for(s.lanes, s.P, s.Q);
+  const Index channels = s.C / s.groups, filters = s.K / s.groups, taps = s.R * s.S;
+  const WinogradTile tile = output_tile(s);
   for (Index g = 0; g < s.groups; ++g) {
-    pack_weight(tile, weight + g * filters * channels * 9, channels * 9, 9, false, filters, channels,
+    pack_weight(tile, weight + g * filters * channels * taps, channels * taps, taps, false, filters, channels,
                 packed + g * packed_group(s, tile));
   }
 }
 
 void winograd_forward(const ConvShape& s, const float* x, const float* packed, const float* bias, float* y,
                       Activation activation, float*) {
-  const Index channels = s.C / s.groups, filters = s.K / s.groups, tile = tile_for(s.lanes, s.P, s.Q);
+  const Index channels = s.C / s.groups, filters = s.K / s.groups;
+  const WinogradTile tile = output_tile(s);
   for (Index g = 0; g < s.groups; ++g) {
     const Images to = output_of(s, y, g * filters);
     multiply_tiles({tile, channels, filters, input_of(s, x, g * channels), -s.pad_top, -s.pad_left, to,
@@ -277,12 +319,14 @@ void winograd_forward(const ConvShape& s, const float* x, const float* packed, c
 }
 
 void winograd_backward_data(const ConvShape& s, const float* dy, const float* weight, float* dx, float* workspace) {
-  const Index channels = s.C / s.groups, filters = s.K / s.groups, tile = tile_for(s.lanes, s.H, s.W);
+  const Index channels = s.C / s.groups, filters = s.K / s.groups, taps = s.R * s.S;
+  const WinogradTile tile = input_tile(s);
   for (Index g = 0; g < s.groups; ++g) {
-    pack_weight(tile, weight + g * filters * channels * 9, 9, channels * 9, true, channels, filters, workspace);
+    pack_weight(tile, weight + g * filters * channels * taps, taps, channels * taps, true, channels, filters,
+                workspace);
     const Images to = input_of(s, dx, g * channels);
-    multiply_tiles({tile, filters, channels, output_of(s, dy, g * filters), s.pad_top - 2, s.pad_left - 2, to,
-                    dx + (to.first - dx), workspace, nullptr, Activation()});
+    multiply_tiles({tile, filters, channels, output_of(s, dy, g * filters), s.pad_top - s.R + 1, s.pad_left - s.S + 1,
+                    to, dx + (to.first - dx), workspace, nullptr, Activation()});
   }
 }
 
@@ -290,13 +334,14 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
                               float* workspace) {
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
   const Corner first_cell(-s.pad_top, -s.pad_left), first_pixel(0, 0);
-  const Index tile = tile_for(s.lanes, s.P, s.Q), patch = patch_of(tile);
+  const WinogradTile tile = output_tile(s);
+  const Index patch = patch_of(tile), taps = s.R * s.S;
   const WeightTasks t = weight_tasks(s);
   const Index sums_stride = padded(s.K * channels), one_group = patch * sums_stride;  // (e, g, channel, filter)
   const Index blocks = t.channel_blocks * t.filter_blocks;
   if (s.N == 0) std::memset(workspace, 0, static_cast<std::size_t>(one_group) * sizeof(float));
   const double work = static_cast<double>(t.channels_at_once * t.filters_at_once * patch) *
-                      static_cast<double>(t.images_per_group * s.P * s.Q) / 4;
+                      static_cast<double>(t.images_per_group * s.P * s.Q) / (tile.outputs * tile.outputs);
   parallel_for(s.groups * t.groups * blocks, grain_for(work / 16), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index block = task % blocks, group = task / blocks % t.groups, g = task / blocks / t.groups;
@@ -304,9 +349,9 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
       const Images from = input_of(s, x, g * channels + c);
       const ConvGather cells = tiles_of(from, tile, s.P, s.Q, first_cell);
       const ConvGather errors = tiles_of(output_of(s, dy, g * filters + k), tile, s.P, s.Q, first_pixel);
-      sum_products(cells, errors, std::min(t.channels_at_once, channels - c), std::min(t.filters_at_once, filters - k),
-                   cells.out_height * cells.out_width * from.at_once(), group * t.images_per_group,
-                   std::min((group + 1) * t.images_per_group, from.count),
+      sum_products(tile, cells, errors, std::min(t.channels_at_once, channels - c),
+                   std::min(t.filters_at_once, filters - k), cells.out_height * cells.out_width * from.at_once(),
+                   group * t.images_per_group, std::min((group + 1) * t.images_per_group, from.count),
                    workspace + group * one_group + (g * channels + c) * filters + k, filters, sums_stride);
     }
   });
@@ -319,8 +364,8 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
           kernels().add(filters, sums + group * one_group + e * sums_stride, sums + e * sums_stride);
         }
       }
-      kernels().winograd_weight_gradient(static_cast<int>(tile), sums, sums_stride, filters,
-                                         d_weight + (g * filters * channels + c) * 9, channels * 9, accumulate);
+      kernels().winograd_weight_gradient(tile, sums, sums_stride, filters,
+                                         d_weight + (g * filters * channels + c) * taps, channels * taps, accumulate);
     }
   });
 }
