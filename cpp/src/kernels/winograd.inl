@@ -256,31 +256,24 @@ struct LaneTileCells {
   }
 
   void load(int64_t channel, vf* cell) const {
-    for (int r = 0; r < S; ++r)
-      for (int c = 0; c < S; ++c) cell[r * S + c] = load_cell(channel, r, c, inside);
-  }
-
-  // The S cells of column c, which may be one of the tiles to the right.
-  void load_column(int64_t channel, int64_t c, vf* cell) const {
-    const bool all = h >= 0 && h + S <= g.height && w + c >= 0 && w + c < g.width;
-#pragma GCC unroll 6
-    for (int r = 0; r < S; ++r) cell[r] = load_cell(channel, r, c, all);
-  }
-
-  vf load_cell(int64_t channel, int64_t r, int64_t c, bool known_inside) const {
-    if (!known_inside && (h + r < 0 || h + r >= g.height || w + c < 0 || w + c >= g.width)) return vf{};
-    return ::load(corner + channel * W + (r * g.width + c) * g.cell_stride);
+    const float* at = corner + channel * W;
+    for (int r = 0; r < S; ++r) {
+      for (int c = 0; c < S; ++c) {
+        const bool here = inside || (h + r >= 0 && h + r < g.height && w + c >= 0 && w + c < g.width);
+        cell[r * S + c] = here ? ::load(at + (r * g.width + c) * g.cell_stride) : vf{};
+      }
+    }
   }
 };
 
 // B^T d B of all channels and n tiles from j0: of tile j's channel c element i goes to place(j) + i * patch_stride +
 // c * out_stride.
-template <class Tile, class Place>
+template <class Tile, class Cells, class Place>
 inline void transform_tiles(const ConvGather& g, int64_t channels, int64_t j0, int64_t n, Place place,
                             int64_t out_stride, int64_t patch_stride) {
   constexpr int S = Tile::S;
   for (int64_t j = 0; j < n; j += W) {
-    const TileCells<S> cells(g, j0 + j, n - j < W ? n - j : W);
+    const Cells cells(g, j0 + j, n - j < W ? n - j : W);
     float* out = place(j);
     for (int64_t channel = 0; channel < channels; ++channel, out += out_stride) {
       vf x[S * S];
@@ -297,48 +290,16 @@ inline void transform_tiles(const ConvGather& g, int64_t channels, int64_t j0, i
   }
 }
 
-// The same of images in lanes. Neighbours in a row of tiles have R - 1 of their S columns in common, whose B^T d is
-// made once.
-template <class Tile, class Place>
-inline void transform_lane_tiles(const ConvGather& g, int64_t channels, int64_t j0, int64_t n, Place place,
-                                 int64_t out_stride, int64_t patch_stride) {
-  constexpr int S = Tile::S, T = Tile::T, most_tiles = 8, most_columns = T * (most_tiles - 1) + S;
-  for (int64_t j = 0; j < n;) {
-    const LaneTileCells<S> first(g, j0 + j, W);
-    const int64_t left_in_row = g.out_width - (j0 + j) / W % g.out_width, left = (n - j) / W;
-    int64_t tiles = left_in_row < left ? left_in_row : left;
-    if (tiles > most_tiles) tiles = most_tiles;
-    float* out[most_tiles];
-    for (int64_t t = 0; t < tiles; ++t) out[t] = place(j + t * W);
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      vf column[most_columns][S];
-      for (int64_t w = 0; w < T * (tiles - 1) + S; ++w) {
-        first.load_column(channel, w, column[w]);
-        input_axis(Tile(), column[w], 1);
-      }
-      for (int64_t t = 0; t < tiles; ++t) {
-#pragma GCC unroll 6
-        for (int r = 0; r < S; ++r) {
-          vf x[S];
-#pragma GCC unroll 6
-          for (int c = 0; c < S; ++c) x[c] = column[t * T + c][r];
-          input_axis(Tile(), x, 1);
-#pragma GCC unroll 6
-          for (int c = 0; c < S; ++c) store(out[t] + channel * out_stride + (r * S + c) * patch_stride, x[c]);
-        }
-      }
-    }
-    j += tiles * W;
-  }
-}
-
 template <class Place>
 inline void transform_input(WinogradTile tile, const ConvGather& g, int64_t channels, int64_t j0, int64_t n,
                             Place place, int64_t out_stride, int64_t patch_stride) {
   with_tile(tile, [&](auto chosen) {
     typedef decltype(chosen) Chosen;
-    if (g.cell_stride) return transform_lane_tiles<Chosen>(g, channels, j0, n, place, out_stride, patch_stride);
-    if constexpr (Chosen::T == 2) transform_tiles<Chosen>(g, channels, j0, n, place, out_stride, patch_stride);
+    constexpr int S = Chosen::S;
+    if (g.cell_stride)
+      return transform_tiles<Chosen, LaneTileCells<S>>(g, channels, j0, n, place, out_stride, patch_stride);
+    if constexpr (Chosen::T == 2)
+      transform_tiles<Chosen, TileCells<S>>(g, channels, j0, n, place, out_stride, patch_stride);
   });
 }
 
