@@ -126,7 +126,7 @@ class SideJobs {
 
 /// Memory of this thread that stays allocated between calls: 64-byte aligned, uninitialised, growing as asked.
 /// Each slot is one buffer; a function and those it calls must use different slots.
-enum class Scratch { pack, tile, columns, count };
+enum class Scratch { pack, tile, columns, streamed, count };
 float* thread_scratch(Scratch slot, std::size_t floats);
 
 }  // namespace deepnet

@@ -179,9 +179,10 @@ struct RmspropStep {
 
 struct KernelTable {
   const char* name;
-  int32_t vector_width;  // floats in a vector
-  int32_t gemm_mr;       // most rows of a micro-tile
-  int32_t gemm_nr;       // columns of a micro-tile, and of pack_b's panels
+  int32_t vector_width;      // floats in a vector
+  int32_t gemm_mr;           // most rows of a micro-tile
+  int32_t gemm_nr;           // columns of a micro-tile, and of pack_b's panels
+  int32_t streaming_stores;  // whether stream() goes past the caches
 #define DEEPNET_KERNEL(result, name, arguments) result(*name) arguments;
 #include "kernels.def"
 #undef DEEPNET_KERNEL

@@ -45,6 +45,11 @@ inline void store_front(float* p, int64_t n, vf v) {
   for (int i = 0; i < W - 1; ++i)
     if (i < n) p[i] = v[i];
 }
+// AArch64 finds out by itself that lines are written whole.
+constexpr bool streaming_stores = false;
+inline void store_streaming(float* p, vf v) { *(vf*)p = v; }
+inline void streaming_fence() {}
+
 // Lanes 0 and 2.
 inline void store_even(float* p, vf v) {
   p[0] = v[0];

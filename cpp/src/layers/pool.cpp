@@ -7,6 +7,7 @@
 #include "../config.hpp"
 #include "../dispatch.hpp"
 #include "../ops/layout.hpp"
+#include "../ops/streaming.hpp"
 #include "../parallel.hpp"
 #include "common.hpp"
 
@@ -183,8 +184,11 @@ void MaxPool2d::backward(const BackwardCall& call) {
       kernels().lane_max_pool_backward(&shape, x_shape[3], p, dy + y_at, position + y_at, dx + x_at);
     });
   }
+  const Index cells = shape.height * shape.width;
+  const bool streamed = is_streamed(x_shape.size());
   for_planes(shape, x_shape, [&](Index x_at, Index y_at) {
-    kernels().max_pool_backward(&shape, dy + y_at, position + y_at, dx + x_at);
+    make_piece(streamed, cells, dx + x_at,
+               [&](float* to) { kernels().max_pool_backward(&shape, dy + y_at, position + y_at, to); });
   });
 }
 
@@ -226,8 +230,11 @@ void AvgPool2d::backward(const BackwardCall& call) {
       kernels().lane_avg_pool_backward(&shape, x_shape[3], p, dy + y_at, dx + x_at);
     });
   }
-  for_planes(shape, x_shape,
-             [&](Index x_at, Index y_at) { kernels().avg_pool_backward(&shape, dy + y_at, dx + x_at); });
+  const Index cells = shape.height * shape.width;
+  const bool streamed = is_streamed(x_shape.size());
+  for_planes(shape, x_shape, [&](Index x_at, Index y_at) {
+    make_piece(streamed, cells, dx + x_at, [&](float* to) { kernels().avg_pool_backward(&shape, dy + y_at, to); });
+  });
 }
 
 }  // namespace deepnet

@@ -6,6 +6,7 @@
 
 #include "../config.hpp"
 #include "../dispatch.hpp"
+#include "../ops/streaming.hpp"
 #include "../parallel.hpp"
 #include "common.hpp"
 
@@ -55,7 +56,10 @@ void softmax_forward(const ForwardCall& call, int axis, int logarithm) {
   const float* x = call.inputs[0].data();
   float* y = call.output->data();
   for_rows(call.output->shape(), axis, [&](Index length, Index stride, Index count, Index at) {
-    kernels().softmax(length, stride, count, x + at, y + at, logarithm);
+    if (x == y || stride > 1 || !is_streamed(call.output->size()))
+      return kernels().softmax(length, stride, count, x + at, y + at, logarithm);
+    for (const Index end = at + count * length; at < end; at += length)
+      make_piece(true, length, y + at, [&](float* to) { kernels().softmax(length, 1, 1, x + at, to, logarithm); });
   });
 }
 
@@ -64,7 +68,11 @@ void softmax_backward(const BackwardCall& call, int axis, int logarithm) {
   const float *x = call.inputs[0].data(), *dy = call.d_output->data();
   float* dx = call.d_inputs[0].data();
   for_rows(call.d_output->shape(), axis, [&](Index length, Index stride, Index count, Index at) {
-    kernels().softmax_backward(length, stride, count, x + at, dy + at, dx + at, logarithm);
+    if (dx == dy || stride > 1 || !is_streamed(call.d_output->size()))
+      return kernels().softmax_backward(length, stride, count, x + at, dy + at, dx + at, logarithm);
+    for (const Index end = at + count * length; at < end; at += length)
+      make_piece(true, length, dx + at,
+                 [&](float* to) { kernels().softmax_backward(length, 1, 1, x + at, dy + at, to, logarithm); });
   });
 }
 

@@ -10,6 +10,7 @@
 #include "activation.hpp"
 #include "blocking.hpp"
 #include "column_product.hpp"
+#include "streaming.hpp"
 
 namespace deepnet {
 namespace {
@@ -42,15 +43,16 @@ void depthwise_forward(const ConvShape& s, const float* x, const float* weight, 
                        Activation activation, float* workspace) {
   const Taps taps = forward_taps(s, workspace);
   const Index filters = s.K / s.groups, pixels = s.P * s.Q;
-  const bool relu = is_fused(activation);
+  const bool relu = is_fused(activation), streamed = is_streamed(s.N * s.K * pixels);
   parallel_for(s.N * s.K, planes_at_once(s), [&](Index begin, Index end) {
     ConvGather gather = forward_gather(s, x, taps);
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.K, k = plane % s.K;
-      float* out = y + plane * pixels;
       gather.image = x + (n * s.C + k / filters) * s.H * s.W;
-      kernels().depthwise(&gather, weight + k * s.R * s.S, bias ? bias[k] : 0.0f, relu, 0, out, s.Q, 1);
-      apply_unfused(activation, 1, pixels, out, pixels);
+      make_piece(streamed, pixels, y + plane * pixels, [&](float* out) {
+        kernels().depthwise(&gather, weight + k * s.R * s.S, bias ? bias[k] : 0.0f, relu, 0, out, s.Q, 1);
+        apply_unfused(activation, 1, pixels, out, pixels);
+      });
     }
   });
 }
@@ -91,25 +93,28 @@ void depthwise_backward_data(const ConvShape& s, const float* dy, const float* w
                           k > c * filters, out, row_step, step);
     }
   };
+  const bool streamed = is_streamed(s.N * s.C * s.H * s.W);
   parallel_for(s.N * s.C, planes_at_once(s), [&](Index begin, Index end) {
     const Index half = (s.W + 1) / 2, rows = (s.H + s.stride_h - 1) / s.stride_h;
     const bool pairs = s.stride_w == 2 && across == 2;
     float* columns = pairs ? thread_scratch(Scratch::tile, static_cast<std::size_t>(2 * rows * half)) : nullptr;
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.C, c = plane % s.C;
-      for (Index phase = 0; phase < phases; ++phase) {
-        const Index a = phase / across, b = phase % across;
-        float* out = dx + plane * s.H * s.W + a * s.W;
-        if (!pairs) {
-          make_phase(phase, n, c, out + b, s.stride_h * s.W, s.stride_w);
-          continue;
+      make_piece(streamed, s.H * s.W, dx + plane * s.H * s.W, [&](float* image) {
+        for (Index phase = 0; phase < phases; ++phase) {
+          const Index a = phase / across, b = phase % across;
+          float* out = image + a * s.W;
+          if (!pairs) {
+            make_phase(phase, n, c, out + b, s.stride_h * s.W, s.stride_w);
+            continue;
+          }
+          // Even and odd columns apart, then together: whole vectors instead of every other element.
+          make_phase(phase, n, c, columns + b * rows * half, half, 1);
+          for (Index i = 0; b == 1 && a + i * s.stride_h < s.H; ++i) {
+            kernels().interleave_rows(s.W, columns + i * half, columns + (rows + i) * half, out + i * s.stride_h * s.W);
+          }
         }
-        // Even and odd columns apart, then together: whole vectors instead of every other element.
-        make_phase(phase, n, c, columns + b * rows * half, half, 1);
-        for (Index i = 0; b == 1 && a + i * s.stride_h < s.H; ++i) {
-          kernels().interleave_rows(s.W, columns + i * half, columns + (rows + i) * half, out + i * s.stride_h * s.W);
-        }
-      }
+      });
     }
   });
 }

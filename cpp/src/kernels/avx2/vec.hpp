@@ -51,6 +51,11 @@ inline void store_front(float* p, int64_t n, vf v) {
   if (n & 1) _mm_store_ss(p, rest);
 }
 
+// Past the caches; p is aligned to 32 bytes. Others see it from streaming_fence() on.
+constexpr bool streaming_stores = true;
+inline void store_streaming(float* p, vf v) { _mm256_stream_ps(p, (__m256)v); }
+inline void streaming_fence() { _mm_sfence(); }
+
 // Lanes 0, 2, 4, ...
 inline void store_even(float* p, vf v) {
   for (int i = 0; i < W; i += 2) p[i] = v[i];

@@ -39,6 +39,11 @@ inline vf load_quads(const float* p, int64_t stride, int n) {
 
 // The first n lanes, n < W.
 inline void store_front(float* p, int64_t n, vf v) { store_lanes(p, lane_range(0, (int)n), v); }
+// Past the caches; p is aligned to 64 bytes. Others see it from streaming_fence() on.
+constexpr bool streaming_stores = true;
+inline void store_streaming(float* p, vf v) { _mm512_stream_ps(p, (__m512)v); }
+inline void streaming_fence() { _mm_sfence(); }
+
 // Lanes 0, 2, 4, ...
 inline void store_even(float* p, vf v) { _mm512_mask_storeu_ps(p, 0x5555, (__m512)v); }
 

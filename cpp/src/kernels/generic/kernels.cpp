@@ -9,6 +9,7 @@ const KernelTable deepnet_kernels_generic = {
     W,
     GEMM_MR,
     GEMM_NV * W,
+    streaming_stores,
 #define DEEPNET_KERNEL(result, name, arguments) name,
 #include "../kernels.def"
 #undef DEEPNET_KERNEL
