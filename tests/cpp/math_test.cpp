@@ -200,6 +200,78 @@ TEST(tails_are_computed_alike_and_nothing_beyond_is_touched) {
   });
 }
 
+// Kernels may compute different stretches of the axis by different means: 200 floats around each place where they
+// could change over, those of AVX-512's tables among them.
+TEST(activations_where_their_pieces_meet) {
+  std::vector<float> x;
+  const auto add_around = [&](double border) {
+    float v = static_cast<float>(border);
+    for (int i = 0; i < 100; ++i) v = std::nextafter(v, -inf);
+    for (int i = 0; i < 200; ++i, v = std::nextafter(v, inf))
+      if (std::isnormal(v)) x.insert(x.end(), {v, -v});
+  };
+  for (int k = 0; k <= 32; ++k) {
+    add_around((k - 16.5) / 1.8);
+    add_around((k + 0.5) / 3.61);
+    add_around((std::sqrt(1.0 + 0.355 * (k + 0.5)) - 1.0) / 0.355);  // 0.355 x^2 + 2 x = k + 1/2
+  }
+  for (double border = 0.25; border <= 24; border += 0.25) add_around(border);
+  for (const double border : {0.625, 0.75179152, 8.7, 17.328679, 20.0, 87.3365402, 88.7228317}) add_around(border);
+  const auto n = static_cast<Index>(x.size());
+  on_every_isa([&](const KernelTable& k) {
+    for (const Nonlinearity& f : nonlinearities()) {
+      std::vector<float> y(x.size()), dx(x.size(), 1.0f);
+      std::vector<double> expected(x.size());
+      for (std::size_t i = 0; i < x.size(); ++i) expected[i] = f.f(static_cast<double>(x[i]));
+      k.activation_forward(f.kind, f.parameter, n, x.data(), y.data());
+      CHECK(worst_ulp(y, expected) <= f.ulp);
+      k.activation_backward(f.kind, f.parameter, n, saves_input(f) ? x.data() : y.data(), dx.data(), dx.data());
+      double worst = 0;
+      for (std::size_t i = 0; i < x.size(); ++i)
+        worst = std::fmax(worst, std::fabs(dx[i] - f.derivative(static_cast<double>(x[i]))));
+      CHECK_NEAR(worst, 0, 6e-7);
+    }
+  });
+}
+
+// GELU's falls as x e^(-x^2 / 2), SiLU's as x e^x, and both keep their precision.
+TEST(derivatives_keep_small_values) {
+  on_every_isa([](const KernelTable& k) {
+    for (const Nonlinearity& f : nonlinearities()) {
+      if (f.kind != kActGelu && f.kind != kActSilu) continue;
+      for (float x = -12.0f; x < -2.0f; x += 0.0371f) {
+        const float one = 1.0f;
+        float d;
+        k.activation_backward(f.kind, f.parameter, 1, &x, &one, &d);
+        CHECK_NEAR(d / f.derivative(static_cast<double>(x)), 1.0, 1e-6);
+      }
+    }
+  });
+}
+
+TEST(elements_do_not_depend_on_their_neighbours) {
+  const Index n = 96;
+  std::vector<float> x = values(n);  // with some that are large, infinite or NaN
+  for (std::size_t i = 0; i < x.size(); i += 3) x[i] *= 4.0f;
+  for (std::size_t i = 0; i < x.size(); i += 13) x[i] *= 30.0f;
+  x[20] = inf, x[50] = -inf, x[80] = not_a_number;
+  on_every_isa([&](const KernelTable& k) {
+    for (const Nonlinearity& f : nonlinearities()) {
+      std::vector<float> y(x.size()), dx(x.size(), 1.0f);
+      k.activation_forward(f.kind, f.parameter, n, x.data(), y.data());
+      const std::vector<float>& saved = saves_input(f) ? x : y;
+      k.activation_backward(f.kind, f.parameter, n, saved.data(), dx.data(), dx.data());
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        float alone, d_alone = 1.0f;
+        k.activation_forward(f.kind, f.parameter, 1, &x[i], &alone);
+        k.activation_backward(f.kind, f.parameter, 1, &saved[i], &d_alone, &d_alone);
+        CHECK(std::isnan(x[i]) ? std::isnan(alone) : std::memcmp(&alone, &y[i], sizeof alone) == 0);
+        CHECK(std::isnan(d_alone) ? std::isnan(dx[i]) : std::memcmp(&d_alone, &dx[i], sizeof d_alone) == 0);
+      }
+    }
+  });
+}
+
 TEST(softmax_rows_and_columns) {
   const Index rows = 21, length = 37;
   const std::vector<float> x = values(static_cast<std::size_t>(rows * length));

@@ -21,17 +21,33 @@ inline vf finite_below(vf x) { return maximum(broadcast(-1e30f), x); }
 inline vf finite_above(vf x) { return minimum(broadcast(1e30f), x); }
 
 // x Phi(x) = max(x, 0) - |x| Phi(-|x|), without cancellation on either side.
-inline vf gelu(vf x) {
+inline vf gelu_anywhere(vf x) {
   const NormalTail tail = normal_tail(x);
   return maximum(vf{}, x) - (tail.distance * tail.ratio) * tail.gauss;
 }
+inline vf gelu(vf x) {
+  if constexpr (has_fast_lookup) {
+    const vf a = absolute(x), numbered = number_tail(a);
+    const vf y = maximum(vf{}, x) - a * evaluate(normal_tail_segments, a, numbered);
+    return beyond_segments(x, numbered, y, gelu_anywhere);
+  }
+  return gelu_anywhere(x);
+}
 
 // Phi(x) + x phi(x); for x < 0 it is -bend, and gelu'(-x) = 1 - gelu'(x).
-inline vf gelu_derivative(vf x) {
+inline vf gelu_derivative_of_bend(vf x, vf bend) { return select(x < 0.0f, -bend, 1.0f + bend); }
+inline vf gelu_derivative_anywhere(vf x) {
   constexpr float inverse_sqrt_2pi = 0.398942280f;
   const NormalTail tail = normal_tail(x);
-  const vf bend = (tail.distance * inverse_sqrt_2pi - tail.ratio) * tail.gauss;
-  return select(x < 0.0f, -bend, 1.0f + bend);
+  return gelu_derivative_of_bend(x, (tail.distance * inverse_sqrt_2pi - tail.ratio) * tail.gauss);
+}
+inline vf gelu_derivative(vf x) {
+  if constexpr (has_fast_lookup) {
+    const vf a = absolute(x), numbered = number_tail(a);
+    const vf y = gelu_derivative_of_bend(x, evaluate(gelu_bend_segments, a, numbered));
+    return beyond_segments(x, numbered, y, gelu_derivative_anywhere);
+  }
+  return gelu_derivative_anywhere(x);
 }
 
 inline vf silu(vf x) { return finite_below(x) * vsigmoid(x); }
@@ -43,6 +59,7 @@ inline vf silu_derivative(vf x) {
 
 // Softplus sharpened by beta, log(1 + e^(beta x)) / beta. 1 / beta in two parts makes one rounding of the division.
 inline void softplus_forward(float beta, int64_t n, const float* x, float* y) {
+  if (beta == 1.0f) return map(n, x, y, [](vf v) { return vsoftplus(v); });
   constexpr float linear_from = 20.0f;  // beta x above which the logarithm adds less than half an ulp
   const double inverse = 1.0 / (double)beta;
   const float high = (float)inverse, low = (float)(inverse - (double)high);

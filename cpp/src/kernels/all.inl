@@ -4,7 +4,9 @@
 
 #include "vec.inl"
 
-#include "math.inl"
+#include "segments.inl"
+
+#include "math.inl"  // after segments.inl, whose tables it uses
 
 #include "activation.inl"
 #include "elementwise.inl"

@@ -38,13 +38,39 @@ inline void zero_row(int64_t n, float* to) {
 inline vf fma(vf a, vf b, vf c) { return a * b + c; }
 
 inline vf select(vi condition, vf yes, vf no) { return condition ? yes : no; }
-// b where either is NaN, as x86's minps and maxps.
-inline vf minimum(vf a, vf b) { return a < b ? a : b; }
-inline vf maximum(vf a, vf b) { return a > b ? a : b; }
+// b where either is NaN, as x86's minps and maxps. Templates are for ISAs whose vec.hpp has no such function.
+template <class V>
+inline V minimum(V a, V b) {
+  return a < b ? a : b;
+}
+template <class V>
+inline V maximum(V a, V b) {
+  return a > b ? a : b;
+}
 inline vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
 inline vf sign_of(vf x) { return (vf)((vi)x & (int32_t)0x80000000); }
 inline vf copy_sign(vf magnitude, vf sign) { return (vf)((vi)magnitude | ((vi)sign & (int32_t)0x80000000)); }
 inline vi is_nan(vf x) { return x != x; }
+
+// Lane i is table[index[i] % 32]; the table is aligned to 64 bytes.
+template <class Index>
+inline vf lookup(const float (&table)[32], Index index) {
+  vf v;
+  for (int i = 0; i < W; ++i) v[i] = table[index[i] % 32];
+  return v;
+}
+// a b + c, in one rounding for sure where has_fast_lookup.
+template <class V>
+inline V fused(V a, V b, V c) {
+  return a * b + c;
+}
+// Whether any lane has one of the mask's bits.
+template <class Bits>
+inline bool any_set(Bits bits, uint32_t mask) {
+  uint32_t all = 0;
+  for (int i = 0; i < W; ++i) all |= bits[i];
+  return (all & mask) != 0;
+}
 
 inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
 inline vi to_int(vf x) { return __builtin_convertvector(x, vi); }

@@ -64,6 +64,8 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
   return v;
 }
 
+constexpr bool has_fast_lookup = false;
+
 inline vf reciprocal(vf x) { return 1.0f / x; }
 // a b of lanes 0 and 2.
 inline vu_wide multiply_even(vu a, vu b) { return ((vu_wide)a & 0xffffffffu) * ((vu_wide)b & 0xffffffffu); }

@@ -68,6 +68,8 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
   return (vf)_mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, index, (__m256)m, 4);
 }
 
+constexpr bool has_fast_lookup = false;
+
 inline vf square_root(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); }
 inline vf reciprocal(vf x) { return 1.0f / x; }
 // a b of lanes 0, 2, 4, ...

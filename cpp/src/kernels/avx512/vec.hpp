@@ -54,8 +54,23 @@ inline vf gather_lanes(const float* p, int32_t stride, vmask m) {
   return (vf)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, index, p, 4);
 }
 
+// Lane i is table[index[i] % 32], in one instruction.
+constexpr bool has_fast_lookup = true;
+inline vf lookup(const float (&table)[32], vu index) {
+  return (vf)_mm512_permutex2var_ps(_mm512_load_ps(table), (__m512i)index, _mm512_load_ps(table + 16));
+}
+// a b + c in one rounding, however little the compiler optimises.
+inline vf fused(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+inline bool any_set(vu bits, uint32_t mask) {
+  return _mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32((int)mask)) != 0;
+}
+
 // Masked: GCC 12 takes the other form for a read of uninitialised lanes.
 inline vf square_root(vf x) { return (vf)_mm512_maskz_sqrt_ps(0xffff, (__m512)x); }
+
+// Of a < b ? a : b GCC 12 makes a comparison and a blend.
+inline vf minimum(vf a, vf b) { return (vf)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b); }
+inline vf maximum(vf a, vf b) { return (vf)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
 
 // a b of lanes 0, 2, 4, ...
 inline vu_wide multiply_even(vu a, vu b) { return (vu_wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b); }
