@@ -14,9 +14,12 @@
 // h may be h_before, c may be c_before.
 namespace {
 
-// Sigmoid and tanh as fractions whose denominators lie in [1, 2], so that several can share one reciprocal, the slowest
-// operation here: 1 / a = b / (a b). A NaN in one gate thereby reaches the others of its cell, as it would reach them
-// one step later through the state.
+// By table where the ISA looks coefficients up. The sigmoid is never 0: lstm_backward divides by it.
+inline vf gate_sigmoid(vf x) { return vsigmoid(maximum(broadcast(-87.0f), x)); }
+
+// Elsewhere sigmoid and tanh are fractions whose denominators lie in [1, 2], so that several can share one
+// reciprocal, the slowest operation here: 1 / a = b / (a b). A NaN in one gate thereby reaches the others of its
+// cell, as it would reach them one step later through the state.
 struct SigmoidOf {
   vf x, e, denominator;
   explicit SigmoidOf(vf x) : x(x), e(vexp_nonpositive(-absolute(x))), denominator(e + 1.0f) {}
@@ -28,6 +31,7 @@ struct TanhOf {
   vf times(vf inverse) const { return copy_sign(-expm1 * inverse, x); }
 };
 inline vf cell_tanh(vf x) {
+  if constexpr (has_fast_lookup) return vtanh(x);
   const TanhOf of_x(x);
   return of_x.times(reciprocal(of_x.denominator));
 }
@@ -101,12 +105,17 @@ void lstm_forward(const CellForward* step) {
   const int64_t width = step->width;
   const auto gates_and_c = [=](const CellRow& it, int64_t j, int64_t lanes) {
     float *pi = it.gates + j, *pf = pi + width, *pg = pf + width, *po = pg + width;
-    const SigmoidOf of_i(load_first(pi, lanes)), of_f(load_first(pf, lanes)), of_o(load_first(po, lanes));
-    const TanhOf of_g(load_first(pg, lanes));
-    const vf i_f = of_i.denominator * of_f.denominator, g_o = of_g.denominator * of_o.denominator;
-    const vf inverse = reciprocal(i_f * g_o), inverse_i_f = inverse * g_o, inverse_g_o = inverse * i_f;
-    const vf i = of_i.times(inverse_i_f * of_f.denominator), f = of_f.times(inverse_i_f * of_i.denominator);
-    const vf g = of_g.times(inverse_g_o * of_o.denominator), o = of_o.times(inverse_g_o * of_g.denominator);
+    vf i = load_first(pi, lanes), f = load_first(pf, lanes), g = load_first(pg, lanes), o = load_first(po, lanes);
+    if constexpr (has_fast_lookup) {
+      i = gate_sigmoid(i), f = gate_sigmoid(f), g = vtanh(g), o = gate_sigmoid(o);
+    } else {
+      const SigmoidOf of_i(i), of_f(f), of_o(o);
+      const TanhOf of_g(g);
+      const vf i_f = of_i.denominator * of_f.denominator, g_o = of_g.denominator * of_o.denominator;
+      const vf inverse = reciprocal(i_f * g_o), inverse_i_f = inverse * g_o, inverse_g_o = inverse * i_f;
+      i = of_i.times(inverse_i_f * of_f.denominator), f = of_f.times(inverse_i_f * of_i.denominator);
+      g = of_g.times(inverse_g_o * of_o.denominator), o = of_o.times(inverse_g_o * of_g.denominator);
+    }
     const vf c = f * load_first(it.c_before + j, lanes) + i * g;
     store_first(pi, lanes, i);
     store_first(pf, lanes, f);
@@ -125,9 +134,14 @@ void gru_forward(const CellForward* step) {
   const int64_t width = step->width;
   const auto r_and_z = [=](const CellRow& it, int64_t j, int64_t lanes) {
     float *pb = it.gates + j, *pr = pb + width, *pz = pr + width, *pn = pz + width;
-    const SigmoidOf of_r(load_first(pr, lanes)), of_z(load_first(pz, lanes));
-    const vf inverse = reciprocal(of_r.denominator * of_z.denominator);
-    const vf r = of_r.times(inverse * of_z.denominator), z = of_z.times(inverse * of_r.denominator);
+    vf r = load_first(pr, lanes), z = load_first(pz, lanes);
+    if constexpr (has_fast_lookup) {
+      r = vsigmoid(r), z = vsigmoid(z);
+    } else {
+      const SigmoidOf of_r(r), of_z(z);
+      const vf inverse = reciprocal(of_r.denominator * of_z.denominator);
+      r = of_r.times(inverse * of_z.denominator), z = of_z.times(inverse * of_r.denominator);
+    }
     store_first(pr, lanes, r);
     store_first(pz, lanes, z);
     store_first(pn, lanes, r * load_first(pb, lanes) + load_first(pn, lanes));
@@ -222,7 +236,7 @@ double lstm_backward(const CellBackward* step) {
   return cell_backward(*step, [=](const CellRowBackward& it, int64_t j, int64_t lanes, vf dh) {
     const float *pi = it.gates + j, *pf = pi + width, *pg = pf + width, *po = pg + width;
     const vf i = load_first(pi, lanes), f = load_first(pf, lanes), g = load_first(pg, lanes), o = load_first(po, lanes);
-    const vf h = load_first(it.h + j, lanes), tanh_c = h / o;  // o > 0: SigmoidOf takes no x below -87
+    const vf h = load_first(it.h + j, lanes), tanh_c = h / o;  // o > 0: its x counts as -87 below that
     const vf dc = dh * o * ((1.0f - tanh_c) * (1.0f + tanh_c)) + load_first(it.dc + j, lanes);
     float* d = it.d_gates + j;
     store_first(d, lanes, dc * g * (i * (1.0f - i)));
