@@ -20,7 +20,6 @@ void stream(int64_t n, const float* from, float* to) {
   map(head, from, to, [](vf v) { return v; });
   for (int64_t i = head; i < whole; i += W) store_streaming(to + i, load(from + i));
   map(n - whole, from + whole, to + whole, [](vf v) { return v; });
-  streaming_fence();
 }
 
 // y may be x.

@@ -103,6 +103,18 @@ void for_planes(const Pool2dShape& shape, const Shape& x, Fn fn) {
   });
 }
 
+// fn(first element of y, plane) makes every plane of dx.
+template <class Fn>
+void make_planes(const Pool2dShape& shape, const Shape& x, float* dx, Fn fn) {
+  const Index x_size = shape.height * shape.width, y_size = shape.out_height * shape.out_width;
+  const bool streamed = is_streamed(x.size());
+  parallel_for(x[0] * x[1], grain_for(static_cast<double>(x_size + y_size)), [&](Index begin, Index end) {
+    const PieceWriter planes(streamed);
+    for (Index i = begin; i < end; ++i)
+      planes.make(x_size, dx + i * x_size, [&](float* plane) { fn(i * y_size, plane); });
+  });
+}
+
 }  // namespace
 
 // --- Pool2d ----------------------------------------------------------------------------------------------------
@@ -184,11 +196,8 @@ void MaxPool2d::backward(const BackwardCall& call) {
       kernels().lane_max_pool_backward(&shape, x_shape[3], p, dy + y_at, position + y_at, dx + x_at);
     });
   }
-  const Index cells = shape.height * shape.width;
-  const bool streamed = is_streamed(x_shape.size());
-  for_planes(shape, x_shape, [&](Index x_at, Index y_at) {
-    make_piece(streamed, cells, dx + x_at,
-               [&](float* to) { kernels().max_pool_backward(&shape, dy + y_at, position + y_at, to); });
+  make_planes(shape, x_shape, dx, [&](Index y_at, float* plane) {
+    kernels().max_pool_backward(&shape, dy + y_at, position + y_at, plane);
   });
 }
 
@@ -230,11 +239,8 @@ void AvgPool2d::backward(const BackwardCall& call) {
       kernels().lane_avg_pool_backward(&shape, x_shape[3], p, dy + y_at, dx + x_at);
     });
   }
-  const Index cells = shape.height * shape.width;
-  const bool streamed = is_streamed(x_shape.size());
-  for_planes(shape, x_shape, [&](Index x_at, Index y_at) {
-    make_piece(streamed, cells, dx + x_at, [&](float* to) { kernels().avg_pool_backward(&shape, dy + y_at, to); });
-  });
+  make_planes(shape, x_shape, dx,
+              [&](Index y_at, float* plane) { kernels().avg_pool_backward(&shape, dy + y_at, plane); });
 }
 
 }  // namespace deepnet

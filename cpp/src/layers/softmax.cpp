@@ -2,6 +2,8 @@
 //   y_i = e^(x_i) / sum_j e^(x_j)           dE/dx_i = y_i (dE/dy_i - sum_j y_j dE/dy_j)
 //   y_i = x_i - log sum_j e^(x_j)           dE/dx_i = dE/dy_i - e^(y_i) sum_j dE/dy_j
 // y may be x, dE/dx may be dE/dy. Backward works from x.
+#include <algorithm>
+
 #include <deepnet/layers.hpp>
 
 #include "../config.hpp"
@@ -52,14 +54,27 @@ void for_rows(const Shape& shape, int axis, Kernel kernel) {
                });
 }
 
+// fn(first element, rows, to) makes `count` rows of `out`, a few at a time.
+template <class Fn>
+void make_rows(bool streamed, Index length, Index count, float* out, Fn fn) {
+  constexpr Index floats_at_once = 1024;  // more wait for each other on their way to memory
+  const PieceWriter pieces(streamed);
+  const Index at_once = streamed ? std::max<Index>(1, floats_at_once / length) : count;
+  for (Index row = 0; row < count; row += at_once) {
+    const Index first = row * length, rows = std::min(at_once, count - row);
+    pieces.make(rows * length, out + first, [&](float* to) { fn(first, rows, to); });
+  }
+}
+
 void softmax_forward(const ForwardCall& call, int axis, int logarithm) {
   const float* x = call.inputs[0].data();
   float* y = call.output->data();
+  const bool streamed = x != y && is_streamed(call.output->size());
   for_rows(call.output->shape(), axis, [&](Index length, Index stride, Index count, Index at) {
-    if (x == y || stride > 1 || !is_streamed(call.output->size()))
-      return kernels().softmax(length, stride, count, x + at, y + at, logarithm);
-    for (const Index end = at + count * length; at < end; at += length)
-      make_piece(true, length, y + at, [&](float* to) { kernels().softmax(length, 1, 1, x + at, to, logarithm); });
+    if (stride > 1) return kernels().softmax(length, stride, count, x + at, y + at, logarithm);
+    make_rows(streamed, length, count, y + at, [&](Index first, Index rows, float* to) {
+      kernels().softmax(length, 1, rows, x + at + first, to, logarithm);
+    });
   });
 }
 
@@ -67,12 +82,12 @@ void softmax_backward(const BackwardCall& call, int axis, int logarithm) {
   if (!call.d_inputs[0].defined()) return;
   const float *x = call.inputs[0].data(), *dy = call.d_output->data();
   float* dx = call.d_inputs[0].data();
+  const bool streamed = dx != dy && is_streamed(call.d_output->size());
   for_rows(call.d_output->shape(), axis, [&](Index length, Index stride, Index count, Index at) {
-    if (dx == dy || stride > 1 || !is_streamed(call.d_output->size()))
-      return kernels().softmax_backward(length, stride, count, x + at, dy + at, dx + at, logarithm);
-    for (const Index end = at + count * length; at < end; at += length)
-      make_piece(true, length, dx + at,
-                 [&](float* to) { kernels().softmax_backward(length, 1, 1, x + at, dy + at, to, logarithm); });
+    if (stride > 1) return kernels().softmax_backward(length, stride, count, x + at, dy + at, dx + at, logarithm);
+    make_rows(streamed, length, count, dx + at, [&](Index first, Index rows, float* to) {
+      kernels().softmax_backward(length, 1, rows, x + at + first, dy + at + first, to, logarithm);
+    });
   });
 }
 

@@ -45,11 +45,12 @@ void depthwise_forward(const ConvShape& s, const float* x, const float* weight, 
   const Index filters = s.K / s.groups, pixels = s.P * s.Q;
   const bool relu = is_fused(activation), streamed = is_streamed(s.N * s.K * pixels);
   parallel_for(s.N * s.K, planes_at_once(s), [&](Index begin, Index end) {
+    const PieceWriter planes(streamed);
     ConvGather gather = forward_gather(s, x, taps);
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.K, k = plane % s.K;
       gather.image = x + (n * s.C + k / filters) * s.H * s.W;
-      make_piece(streamed, pixels, y + plane * pixels, [&](float* out) {
+      planes.make(pixels, y + plane * pixels, [&](float* out) {
         kernels().depthwise(&gather, weight + k * s.R * s.S, bias ? bias[k] : 0.0f, relu, 0, out, s.Q, 1);
         apply_unfused(activation, 1, pixels, out, pixels);
       });
@@ -95,12 +96,13 @@ void depthwise_backward_data(const ConvShape& s, const float* dy, const float* w
   };
   const bool streamed = is_streamed(s.N * s.C * s.H * s.W);
   parallel_for(s.N * s.C, planes_at_once(s), [&](Index begin, Index end) {
+    const PieceWriter planes(streamed);
     const Index half = (s.W + 1) / 2, rows = (s.H + s.stride_h - 1) / s.stride_h;
     const bool pairs = s.stride_w == 2 && across == 2;
     float* columns = pairs ? thread_scratch(Scratch::tile, static_cast<std::size_t>(2 * rows * half)) : nullptr;
     for (Index plane = begin; plane < end; ++plane) {
       const Index n = plane / s.C, c = plane % s.C;
-      make_piece(streamed, s.H * s.W, dx + plane * s.H * s.W, [&](float* image) {
+      planes.make(s.H * s.W, dx + plane * s.H * s.W, [&](float* image) {
         for (Index phase = 0; phase < phases; ++phase) {
           const Index a = phase / across, b = phase % across;
           float* out = image + a * s.W;
