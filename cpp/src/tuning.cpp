@@ -33,7 +33,8 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr const char* product_names[] = {"forward", "backward_data", "backward_weight"};
-constexpr const char* algorithm_names[] = {"depthwise", "implicit", "lanes", "winograd", "turned_winograd", "col2im"};
+constexpr const char* algorithm_names[] = {"depthwise", "lane_depthwise",  "implicit", "lanes",
+                                           "winograd",  "turned_winograd", "col2im"};
 
 template <class Enum>
 const char* name_of(const char* const* names, Enum value) {

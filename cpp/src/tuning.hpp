@@ -14,7 +14,7 @@
 namespace deepnet {
 
 enum class ConvProduct { forward, backward_data, backward_weight };
-enum class ConvAlgorithm { depthwise, implicit, lanes, winograd, turned_winograd, col2im };
+enum class ConvAlgorithm { depthwise, lane_depthwise, implicit, lanes, winograd, turned_winograd, col2im };
 
 /// What a decision is for; the instruction set, which the process keeps, is added in the file.
 struct TuningKey {

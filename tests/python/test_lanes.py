@@ -52,10 +52,13 @@ class Network:
             layers += [("Flatten", ()), ("Linear", (c * h * w, 5))]
         self.specification = layers
         self.x = self.values((int(rng.choice(batches)), channels, *sides), exact)
-        self.ours, self.theirs = build(layers), build(layers, torch.nn).double()
+        self.make(torch, exact)
+
+    def make(self, torch, exact):
+        self.ours, self.theirs = build(self.specification), build(self.specification, torch.nn).double()
         for ours, theirs in zip(self.ours, self.theirs, strict=True):
             for name, p in ours.parameters().items():
-                p.data[...] = integers(rng, p.data.shape, -2, 2) if exact else p.data
+                p.data[...] = integers(self.rng, p.data.shape, -2, 2) if exact else p.data
                 getattr(theirs, name).data[...] = torch.from_numpy(np.float64(p.data))
 
     def window(self, exact):
@@ -162,6 +165,48 @@ def check_winograd(specification, shape, rng, torch):
     ]:
         error = np.abs(got - exact.numpy()).max() / np.abs(exact.numpy()).max()
         assert error < WINOGRAD_BOUND, f"{name}: {error:.2e}"
+
+
+class DepthwiseNetwork(Network):
+    """A convolution of one filter a channel between two that want lanes."""
+
+    def __init__(self, seed, torch, exact):
+        rng = self.rng = seeded_rng(f"depthwise {seed} {exact}")
+        c, filters = int(rng.choice([2, 7, 8, 16, 33])), int(rng.choice([1, 5, 16]))
+        sides = [int(n) for n in rng.integers(5, 20, 2)]
+        r, s, *rest = self.window(exact=True)
+        r, s = (3, 3) if rng.integers(2) else (r, s)
+        stride, padding, dilation = rest[:2], rest[2:4], rest[4:] if (r, s) != (3, 3) else [1, 1]
+        stride = [min(stride)] * 2 if rng.integers(2) else stride  # one kernel is for equal strides alone
+        h, w = (output_side(*of) for of in zip(sides, (r, s), stride, padding, dilation, strict=True))
+        if min(h, w) < 1:
+            r = s = h = w = 1
+            stride, padding, dilation, (h, w) = [1, 1], [0, 0], [1, 1], sides
+        window = tuple(tuple(pair) for pair in ((r, s), stride, padding, dilation))
+        activation = "ReLU" if exact or rng.integers(2) else str(rng.choice(ACTIVATIONS))
+        self.specification = [
+            ("Conv2d", (3, c, 1)),
+            ("Conv2d", (c, c, *window, c, bool(rng.integers(2)))),
+            (activation, ()),
+            ("Conv2d", (c, filters, 1)),
+            ("Flatten", ()),
+            ("Linear", (filters * h * w, 3)),
+        ]
+        self.x = self.values((int(rng.choice([LANES, 2 * LANES - 1, 3 * LANES])), 3, *sides), exact)
+        self.make(torch, exact)
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "rounded"])
+@pytest.mark.parametrize("seed", range(16))
+def test_depthwise_convolutions_agree_with_torch(seed, exact, torch):
+    network = DepthwiseNetwork(seed, torch, exact)
+    for name, got, want in network.run(torch, exact):
+        what = f"{name} of {network.specification} on {network.x.shape}"
+        if exact:
+            assert np.abs(want).max() < 2**24, "the test's own numbers would be rounded"
+            np.testing.assert_array_equal(got, want, err_msg=what)
+        else:
+            assert_close(got, want, length=2000, what=what)
 
 
 def test_empty_lanes_change_nothing(rng):

@@ -24,4 +24,6 @@
 
 #include "depthwise.inl"  // after conv.inl, whose lanes_inside it uses
 
+#include "lane_depthwise.inl"  // after depthwise.inl, whose is_dense_3x3 it uses
+
 #include "lanes.inl"  // after gemm.inl, whose tiles of rows it shares, and pool.inl, whose windows

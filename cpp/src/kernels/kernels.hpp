@@ -78,8 +78,8 @@ struct ConvGather {
   int64_t taps;  // kernel cells; column rows are ordered (c, t)
   const int32_t* tap_h;
   const int32_t* tap_w;
-  // winograd.inl alone: of images in lanes (lanes.inl), the floats from one cell to the next; else 0. `image_stride` is
-  // then from one group of images to the next, and pixels are numbered (group, p, q, lane).
+  // Of images in lanes (lanes.inl), for winograd.inl and lane_depthwise.inl, the floats from one cell to the next; else
+  // 0. `image_stride` is then from one group of images to the next, and pixels are numbered (group, p, q, lane).
   int64_t cell_stride;
 };
 

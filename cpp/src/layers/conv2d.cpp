@@ -87,6 +87,8 @@ Contract Conv2d::contract() const {
   const Index kernel = kernel_size.h * kernel_size.w, most = std::max(in_channels, out_channels);
   if (options.groups == 1 && lanes_can_multiply(most * kernel, options.stride.h, options.stride.w))
     c.lanes = Contract::Lanes::prefers;
+  if (options.groups > 1 && options.groups == in_channels && in_channels == out_channels && kernel <= kDepthwiseTaps)
+    c.lanes = Contract::Lanes::follows;
   return c;
 }
 

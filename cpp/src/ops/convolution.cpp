@@ -11,6 +11,7 @@
 #include "col2im.hpp"
 #include "depthwise.hpp"
 #include "implicit_gemm.hpp"
+#include "lane_depthwise.hpp"
 #include "lanes.hpp"
 #include "layout.hpp"
 #include "turned_winograd.hpp"
@@ -67,6 +68,8 @@ using A = ConvAlgorithm;
 const ForwardMethod forward_methods[] = {
     {A::depthwise, is_depthwise, none, nullptr, depthwise_forward_workspace, depthwise_forward},
     {A::implicit, has_no_lanes, implicit_packed, implicit_pack, implicit_forward_workspace, implicit_forward},
+    {A::lane_depthwise, lane_depthwise_applies, none, nullptr, lane_depthwise_forward_workspace,
+     lane_depthwise_forward},
     {A::lanes, lanes_forward_applies, lanes_packed, lanes_pack, lanes_forward_workspace, lanes_forward},
     {A::winograd, winograd_applies, winograd_packed, winograd_pack, none, winograd_forward},
     {A::turned_winograd, turned_winograd_applies, turned_winograd_packed, turned_winograd_pack,
@@ -75,6 +78,7 @@ const ForwardMethod forward_methods[] = {
 const Method<decltype(conv_backward_data)> backward_data_methods[] = {
     {A::depthwise, is_depthwise, depthwise_backward_data_workspace, depthwise_backward_data},
     {A::implicit, has_no_lanes, implicit_backward_data_workspace, implicit_backward_data},
+    {A::lane_depthwise, lane_depthwise_applies, lane_depthwise_backward_data_workspace, lane_depthwise_backward_data},
     {A::lanes, lanes_backward_data_applies, lanes_backward_data_workspace, lanes_backward_data},
     {A::winograd, winograd_backward_data_applies, winograd_backward_data_workspace, winograd_backward_data},
     {A::turned_winograd, turned_winograd_backward_data_applies, turned_winograd_backward_data_workspace,
@@ -84,6 +88,8 @@ const Method<decltype(conv_backward_data)> backward_data_methods[] = {
 const Method<decltype(winograd_backward_weight)> backward_weight_methods[] = {
     {A::depthwise, is_depthwise, depthwise_backward_weight_workspace, depthwise_backward_weight},
     {A::implicit, has_no_lanes, implicit_backward_weight_workspace, implicit_backward_weight},
+    {A::lane_depthwise, lane_depthwise_applies, lane_depthwise_backward_weight_workspace,
+     lane_depthwise_backward_weight},
     {A::lanes, lanes_backward_weight_applies, lanes_backward_weight_workspace, lanes_backward_weight},
     {A::winograd, winograd_applies, winograd_backward_weight_workspace, winograd_backward_weight},
     {A::turned_winograd, turned_winograd_applies, turned_winograd_backward_weight_workspace,
@@ -98,6 +104,7 @@ const M& method_of(const M (&methods)[n], ConvAlgorithm algorithm) {
 // --- by the cost model ----------------------------------------------------------------------------------------------
 
 ConvAlgorithm forward_by_model(const ConvShape& s) {
+  if (lane_depthwise_applies(s)) return A::lane_depthwise;
   if (s.lanes) return winograd_forward_wins(s) ? A::winograd : A::lanes;
   if (depthwise_applies(s)) return A::depthwise;
   if (turned_winograd_forward_wins(s)) return A::turned_winograd;
@@ -107,6 +114,7 @@ ConvAlgorithm forward_by_model(const ConvShape& s) {
 }
 
 ConvAlgorithm backward_data_by_model(const ConvShape& s) {
+  if (lane_depthwise_applies(s)) return A::lane_depthwise;
   if (s.lanes) return winograd_backward_data_wins(s) ? A::winograd : A::lanes;
   if (depthwise_applies(s)) return A::depthwise;
   if (turned_winograd_backward_data_wins(s)) return A::turned_winograd;
@@ -117,6 +125,7 @@ ConvAlgorithm backward_data_by_model(const ConvShape& s) {
 }
 
 ConvAlgorithm backward_weight_by_model(const ConvShape& s) {
+  if (lane_depthwise_applies(s)) return A::lane_depthwise;
   if (s.lanes) return winograd_backward_weight_wins(s) ? A::winograd : A::lanes;
   if (depthwise_applies(s)) return A::depthwise;
   if (turned_winograd_backward_weight_wins(s)) return A::turned_winograd;

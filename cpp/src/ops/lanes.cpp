@@ -342,8 +342,8 @@ bool lanes_can_multiply(Index depth, Index stride_h, Index stride_w) {
   return depth <= lanes_depth && stride_h * stride_w <= most_phases;
 }
 
-bool lanes_forward_applies(const ConvShape& s) { return s.lanes || applies(s, forward_of(s)); }
-bool lanes_backward_data_applies(const ConvShape& s) { return s.lanes || applies(s, backward_of(s)); }
+bool lanes_forward_applies(const ConvShape& s) { return s.lanes ? s.groups == 1 : applies(s, forward_of(s)); }
+bool lanes_backward_data_applies(const ConvShape& s) { return s.lanes ? s.groups == 1 : applies(s, backward_of(s)); }
 
 bool lanes_forward_wins(const ConvShape& s) {
   const Index taps = s.R * s.S, depth = s.C / s.groups * taps;

@@ -175,7 +175,7 @@ void weights_of_strip(const ConvShape& s, const WeightTasks& t, const float* x, 
 
 bool lanes_backward_weight_applies(const ConvShape& s) {
   const Index row = s.C / s.groups * ((s.R - 1) * s.dilation_h + 1) * (s.W + 2 * s.pad_left) + s.K / s.groups * s.Q;
-  return s.lanes || (fills_lanes(s.N) && row * lanes() <= lanes_cache);
+  return s.lanes ? s.groups == 1 : fills_lanes(s.N) && row * lanes() <= lanes_cache;
 }
 
 // Beyond so many weights every tile of filters reads the images again.

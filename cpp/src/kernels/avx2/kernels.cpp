@@ -5,11 +5,7 @@
 
 extern const KernelTable deepnet_kernels_avx2;
 const KernelTable deepnet_kernels_avx2 = {
-    "avx2",
-    W,
-    GEMM_MR,
-    GEMM_NV * W,
-    streaming_stores,
+    "avx2", W, GEMM_MR, GEMM_NV * W, streaming_stores,
 #define DEEPNET_KERNEL(result, name, arguments) name,
 #include "../kernels.def"
 #undef DEEPNET_KERNEL

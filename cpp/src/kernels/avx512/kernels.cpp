@@ -5,11 +5,7 @@
 
 extern const KernelTable deepnet_kernels_avx512;
 const KernelTable deepnet_kernels_avx512 = {
-    "avx512",
-    W,
-    GEMM_MR,
-    GEMM_NV * W,
-    streaming_stores,
+    "avx512", W, GEMM_MR, GEMM_NV * W, streaming_stores,
 #define DEEPNET_KERNEL(result, name, arguments) name,
 #include "../kernels.def"
 #undef DEEPNET_KERNEL

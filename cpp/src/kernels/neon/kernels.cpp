@@ -5,11 +5,7 @@
 
 extern const KernelTable deepnet_kernels_neon;
 const KernelTable deepnet_kernels_neon = {
-    "neon",
-    W,
-    GEMM_MR,
-    GEMM_NV * W,
-    streaming_stores,
+    "neon", W, GEMM_MR, GEMM_NV * W, streaming_stores,
 #define DEEPNET_KERNEL(result, name, arguments) name,
 #include "../kernels.def"
 #undef DEEPNET_KERNEL
