@@ -58,6 +58,17 @@ def strided() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AvgPool2d(8), nn.Flatten(), nn.Linear(channels, 10))
 
 
+def separable() -> nn.Sequential:
+    """3 x 3 convolutions channel by channel, each followed by a 1 x 1 convolution (Howard et al. 2017's MobileNet)."""
+    layers: list[nn.Layer] = [nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU()]
+    channels = 32
+    for filters, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)):
+        layers += [nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels), nn.ReLU()]
+        layers += [nn.Conv2d(channels, filters, 1), nn.ReLU()]
+        channels = filters
+    return nn.Sequential(*layers, nn.AvgPool2d(8), nn.Flatten(), nn.Linear(channels, 10))
+
+
 def mlp(*sizes: int) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     layers: list[nn.Layer] = []
@@ -80,6 +91,7 @@ WORKS = {
     "vgg-small": Work(vgg_small, (64, 3, 32, 32), 10),
     "plain-20": Work(plain, (64, 3, 32, 32), 10),
     "strided": Work(strided, (32, 3, 64, 64), 10),
+    "separable": Work(separable, (32, 3, 64, 64), 10),
     "mlp 4-24-3": Work(lambda: mlp(4, 24, 3), (8, 4), 3),
     "mlp 784-256-128-10": Work(lambda: mlp(784, 256, 128, 10), (64, 784), 10),
 }

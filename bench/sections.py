@@ -44,12 +44,16 @@ LAYERS: dict[str, tuple[Callable[[], nn.Layer], tuple[int, ...]]] = {
     "conv 3x3, 256 to 256": (lambda: nn.Conv2d(256, 256, 3, padding=1), (32, 256, 8, 8)),
     "conv 1x1, 64 to 256": (lambda: nn.Conv2d(64, 256, 1), (16, 64, 28, 28)),
     "conv 1x1, 256 to 64": (lambda: nn.Conv2d(256, 64, 1), (16, 256, 28, 28)),
+    "conv 1x1, 64 to 64": (lambda: nn.Conv2d(64, 64, 1), (64, 64, 56, 56)),
+    "conv 1x1, 256 to 128": (lambda: nn.Conv2d(256, 128, 1), (32, 256, 56, 56)),
     "conv 3x3/2, 64 to 128": (lambda: nn.Conv2d(64, 128, 3, stride=2, padding=1), (32, 64, 28, 28)),
     "conv 7x7/2, 3 to 64": (lambda: nn.Conv2d(3, 64, 7, stride=2, padding=3), (4, 3, 224, 224)),
     "conv 5x5, 1 to 20": (lambda: nn.Conv2d(1, 20, 5), (64, 1, 28, 28)),
     "conv 5x5, 3 to 32": (lambda: nn.Conv2d(3, 32, 5, padding=2), (64, 3, 32, 32)),
     "depthwise 3x3, 128": (lambda: nn.Conv2d(128, 128, 3, padding=1, groups=128), (16, 128, 28, 28)),
+    "depthwise 3x3, 128, large": (lambda: nn.Conv2d(128, 128, 3, padding=1, groups=128), (64, 128, 56, 56)),
     "max pool 2x2": (lambda: nn.MaxPool2d(2), (32, 64, 32, 32)),
+    "max pool 2x2, large": (lambda: nn.MaxPool2d(2), (64, 64, 56, 56)),
     "softmax": (lambda: nn.Softmax(), (4096, 1000)),
 }
 ELEMENTS = 4 << 20

@@ -349,17 +349,25 @@ inline void dot_rows(int64_t n, int64_t k, const float* a, int64_t lda, const fl
   for (; j < n; ++j) dot_tile<M, 1>(k, a, lda, b + j * ldb, ldb, bias ? bias + j : nullptr, c + j, ldc, accumulate);
 }
 
+template <int count>
+struct Rows {
+  constexpr int operator()() const { return count; }
+};
+
 // The rows of B that are read for all rows of A before the next ones.
 void gemm_dots(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
                const float* bias, float* c, int64_t ldc, int accumulate) {
   for (int64_t j = 0; j < n; j += 16) {
     const int64_t columns = n - j < 16 ? n - j : 16;
     const float* more = bias ? bias + j : nullptr;
+    const auto rows = [&](auto count, int64_t i) {
+      dot_rows<count()>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc, accumulate);
+    };
     int64_t i = 0;
-    for (; i + 4 <= m; i += 4)
-      dot_rows<4>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc, accumulate);
-    for (; i < m; ++i)
-      dot_rows<1>(columns, k, a + i * lda, lda, b + j * ldb, ldb, more, c + i * ldc + j, ldc, accumulate);
+    for (; i + 4 <= m; i += 4) rows(Rows<4>(), i);
+    if (m - i == 3) rows(Rows<3>(), i);
+    if (m - i == 2) rows(Rows<2>(), i);
+    if (m - i == 1) rows(Rows<1>(), i);
   }
 }
 

@@ -168,7 +168,8 @@ struct Strips {
     }
     Index rows = std::max(least_rows, ceil_div(unpacked, 2 * pairs));
     while (rows >= 2 * least_rows && strips * ceil_div(unpacked, rows) < 12) rows = ceil_div(rows, 2);
-    return std::max(rows, grain_for(static_cast<double>(strip) * k / 16));
+    const double row_work = static_cast<double>(round_up(strip, kernels().vector_width)) * k / 16;
+    return even_piece(unpacked, std::max(rows, grain_for(row_work)));
   }
 
  private:
