@@ -19,11 +19,11 @@ double parameter_bytes(const Layer& layer) {
   return bytes;
 }
 
-// A node at the beginning of a chain: what it reads and writes a row, its parameters, and whether it writes an array of
-// its own, as activations, dropout and flattening do not.
+// A node at the beginning of a chain: what it reads and writes a row, and writes alone, its parameters, and whether it
+// writes an array of its own, as activations, dropout and flattening do not.
 struct Link {
-  double row_bytes, parameters;
-  bool writes;
+  double row_bytes, out_bytes, parameters;
+  bool writes, wants_lanes;
 };
 
 // As long as layers work row by row on images and make images, or the last of them vectors.
@@ -37,7 +37,8 @@ std::vector<Link> links_of(const Graph& graph, Shape shape) {
     const Shape out = node.layer->output_shape({shape});
     const bool writes = !contract.in_place && !contract.view;
     const double bytes = float_bytes(out) + (writes ? float_bytes(shape) : 0.0);
-    links.push_back({bytes, parameter_bytes(*node.layer), writes});
+    links.push_back(
+        {bytes, float_bytes(out), parameter_bytes(*node.layer), writes, contract.lanes == Contract::Lanes::prefers});
     shape = out;
   }
   return links;
@@ -58,7 +59,7 @@ bool is_chain(const Graph& graph) {
 Tiling tiling_of(const Graph& graph, const Shape& input) {
   if (input.rank() != 4 || !is_chain(graph)) return {};
   const std::vector<Link> links = links_of(graph, input);
-  double largest = sizeof(float);  // images may have no pixels
+  double largest = sizeof(float), written = 0.0;  // images may have no pixels
   std::size_t nodes = 0, writers = 0;
   Index rows = 0;
   for (const Link& link : links) {
@@ -69,8 +70,12 @@ Tiling tiling_of(const Graph& graph, const Shape& input) {
     if (group > most_bytes || link.parameters > link.row_bytes * static_cast<double>(groups * lanes())) break;
     rows = groups * lanes();
     ++nodes;
-    if (link.writes) ++writers;
+    if (link.writes) ++writers, written += link.out_bytes;
   }
+  // Tiles give their images out of lanes. Where the next layer turns them back, that must not cost more than what a
+  // tile keeps in the cache, which it writes and reads there.
+  if (nodes > 0 && nodes < links.size() && links[nodes].wants_lanes && written < 3 * links[nodes - 1].out_bytes)
+    return {};
   return writers < 2 ? Tiling() : Tiling{nodes, rows};
 }
 
