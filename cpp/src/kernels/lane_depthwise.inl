@@ -21,6 +21,8 @@ struct LaneTaps {
   }
 };
 
+constexpr int LANE_OUTPUTS = 4;  // side by side, which share cells and weights
+
 // The rows and columns of outputs of a dense 3 x 3 kernel: what of row p's windows is inside the image.
 template <int STRIDE>
 struct LaneWindows {
@@ -39,10 +41,11 @@ struct LaneWindows {
     corner = g.image + (h * g.width + w) * g.cell_stride;
   }
 
-  // Calls use(r, cell) with the 2 * STRIDE + ... cells that row r's taps of N outputs from q read, in channel c.
-  template <int N, class Use>
+  // Calls use(r, cell) for the kernel's rows inside: the cells of channel c that row r's taps of LANE_OUTPUTS
+  // from q read.
+  template <class Use>
   void for_rows(int64_t q, int64_t c, Use use) const {
-    constexpr int cells = (N - 1) * STRIDE + 3;
+    constexpr int cells = (LANE_OUTPUTS - 1) * STRIDE + 3;
     const float* at = corner + q * STRIDE * cell_step + c * W;
     for (int r = first_row; r < last_row; ++r) {
       vf cell[cells];
@@ -52,8 +55,6 @@ struct LaneWindows {
     }
   }
 };
-
-constexpr int LANE_OUTPUTS = 4;  // side by side, which share cells and weights
 
 // one(q) for outputs that the border cuts or that are left over, several(q) for LANE_OUTPUTS from q.
 template <int STRIDE, class One, class Several>
@@ -98,7 +99,7 @@ inline void convolve_lane_row_3x3(const ConvGather& g, int64_t channels, int64_t
     for (int64_t c = 0; c < channels; ++c) {
       vf sum[LANE_OUTPUTS];
       for (vf& s : sum) s = out.first(c);
-      at.template for_rows<LANE_OUTPUTS>(q, c, [&](int r, const vf* cell) {
+      at.for_rows(q, c, [&](int r, const vf* cell) {
 #pragma GCC unroll 3
         for (int s = 0; s < 3; ++s) {
           const vf tap = broadcast(weight[9 * c + 3 * r + s]);
@@ -147,7 +148,7 @@ inline void add_lane_weights_3x3(const ConvGather& g, int64_t first, int64_t las
       vf error[LANE_OUTPUTS];
 #pragma GCC unroll 4
       for (int i = 0; i < LANE_OUTPUTS; ++i) error[i] = load(dy + (q + i) * g.cell_stride + c * W);
-      at.template for_rows<LANE_OUTPUTS>(q, c, [&](int r, const vf* cell) {
+      at.for_rows(q, c, [&](int r, const vf* cell) {
 #pragma GCC unroll 3
         for (int s = 0; s < 3; ++s) {
           float* sum = sums + (9 * c + 3 * r + s) * W;

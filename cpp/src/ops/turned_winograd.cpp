@@ -40,11 +40,11 @@ void for_images(const ConvShape& s, Input* input, Output* output, Run run) {
 
 std::size_t images_floats(const ConvShape& s) { return static_cast<std::size_t>(input_floats(s) + output_floats(s)); }
 
-// For 3 x 3 kernels 2 x 2 tiles cost 4 multiplications a cell, input and output channel, 4 x 4 tiles 2.25 where they do
-// not overhang, at four fifths of the speed; turning moves a cell of every channel. By what was measured on two cores
-// with AVX-512: where it pays, with 192 to 512 channels and 4 to 8 pixels a side, dE/dW takes 4 to 40 % less time;
-// forward and dE/dx would gain nothing. Where turning is cheap, it pays unless kernels are too few, least_kernels, or
-// read for too few pixels: on two cores with AVX2 forward takes 10 to 34 % less time, backward 13 to 32 %.
+// 2 x 2 tiles cost 4 multiplications a cell, input and output channel, 4 x 4 tiles 2.25 where they do not overhang, at
+// four fifths of the speed; turning moves a cell of every channel. By what was measured on two cores with AVX-512:
+// where it pays, with 192 to 512 channels and 4 to 8 pixels a side, dE/dW takes 4 to 40 % less time; forward and dE/dx
+// would gain nothing. Where turning is cheap, it pays unless kernels are too few, least_kernels, or read for too few
+// pixels: on two cores with AVX2 forward takes 10 to 34 % less time, backward 13 to 32 %.
 bool pays(const ConvShape& s, Index least_kernels) {
   constexpr Index most_floats = 1 << 21;  // beyond, images and weights come from memory
   const Index most_channels = turning_is_cheap() ? 256 : 512;

@@ -49,14 +49,13 @@ Index taps_inside(Index outputs, Index taps, Index cells, Index pad) {
 }
 
 // Multiply-adds, with what moving elements costs, against those of the implicit product: transforming a cell of a patch
-// takes about as long as 10 multiply-adds, 20 for 5 x 5 kernels and images not in lanes, packing one of the column
-// matrix as 6, and an operand of the weights, or of their gradient, once for all images, as many as below. For 3 x 3
-// kernels, from 8 to 64 channels and 7 x 7 to 56 x 56 pixels, the ratio is within 15 % of that of the times measured
-// (1.1 for 8 channels, 1.7 for 64); the costs of weights are from 1 to 4 images of 8 x 8 to 56 x 56 pixels (AVX2). For
-// 5 x 5, from 8 to 256 channels and 8 x 8 to 56 x 56 pixels, what is chosen takes 2 to 4 % longer on average than the
-// faster, and 0.1 to 3 % where images are in lanes (600 shapes, AVX-512; 1.5 to 8 % with AVX2). For images in lanes
-// nothing is packed either way, and taps outside the image are not multiplied, which tells for dE/dx of a convolution
-// without padding.
+// takes about as long as 10 multiply-adds, packing one of the column matrix as 6, and an operand of the weights, or of
+// their gradient, once for all images, as many as below. From 8 to 64 channels and 7 x 7 to 56 x 56 pixels the ratio is
+// within 15 % of that of the times measured (1.1 for 8 channels, 1.7 for 64); the costs of weights are from 1 to 4
+// images of 8 x 8 to 56 x 56 pixels (AVX2). For images in lanes nothing is packed either way, and taps outside the
+// image are not multiplied, which tells for dE/dx of a convolution without padding: there, of 188 convolutions with 5 x
+// 5 kernels, 8 to 256 channels and 8 x 8 to 56 x 56 pixels, what is chosen takes 0.1 % longer on average than the
+// faster, dE/dW 2.4 % (AVX-512; 4 to 8 % with AVX2).
 constexpr double forward_cost = 65, backward_data_cost = 50;
 double backward_weight_cost(const ConvShape& s) { return s.R == 3 ? 30 : 150; }
 
@@ -68,18 +67,12 @@ double direct_cost(const ConvShape& s, Index channels, Index filters, Index heig
   return static_cast<double>(taps_inside(s.P, s.R, s.H, s.pad_top) * taps_inside(s.Q, s.S, s.W, s.pad_left)) * C * K;
 }
 
-// Of dE/dx scattered from dy (col2im.hpp), which moves three elements a column for every tap.
-double scatter_cost(const ConvShape& s) {
-  const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
-  return static_cast<double>(s.P * s.Q * s.R * s.S) * (C * K + 3 * 10 * C);
-}
-
 double tiles_cost(const ConvShape& s, Index height, Index width, double operand_cost) {
   const WinogradTile tile = tile_for(s, height, width);
   const double C = static_cast<double>(s.C / s.groups), K = static_cast<double>(s.K / s.groups);
-  const double move = s.lanes || s.R == 3 ? 10 : 20, weights = C * K * operand_cost / static_cast<double>(s.N);
+  const double weights = C * K * operand_cost / static_cast<double>(s.N);
   return static_cast<double>(patch_of(tile)) *
-         (static_cast<double>(tiles_in(tile, height, width)) * (C * K + move * (C + K)) + weights);
+         (static_cast<double>(tiles_in(tile, height, width)) * (C * K + 10 * (C + K)) + weights);
 }
 
 // The cell that the first tile starts at.
@@ -260,8 +253,8 @@ void sum_products(WinogradTile tile, const ConvGather& cells, const ConvGather& 
 }  // namespace
 
 bool winograd_applies(const ConvShape& s) {
-  return std::min(s.C, s.K) >= least_channels * s.groups && (s.R == 3 || s.R == 5) && s.S == s.R && s.stride_h == 1 &&
-         s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
+  return std::min(s.C, s.K) >= least_channels * s.groups && (s.R == 3 || (s.R == 5 && s.lanes)) && s.S == s.R &&
+         s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
 }
 
 bool winograd_backward_data_applies(const ConvShape& s) {
@@ -274,9 +267,8 @@ bool winograd_forward_wins(const ConvShape& s) {
 }
 
 bool winograd_backward_data_wins(const ConvShape& s) {
-  if (!winograd_backward_data_applies(s)) return false;
-  const double cost = tiles_cost(s, s.H, s.W, backward_data_cost);
-  return cost < direct_cost(s, s.K / s.groups, s.C / s.groups, s.H, s.W) && cost < scatter_cost(s);
+  return winograd_backward_data_applies(s) &&
+         tiles_cost(s, s.H, s.W, backward_data_cost) < direct_cost(s, s.K / s.groups, s.C / s.groups, s.H, s.W);
 }
 
 bool winograd_backward_weight_wins(const ConvShape& s) {

@@ -1,5 +1,5 @@
 // 3 x 3 convolution of stride 1 as 16 matrix products over 2 x 2 tiles of outputs, or, of images in lanes, 36 over 4 x
-// 4 tiles, and 5 x 5 convolution as 36 over 2 x 2 tiles; see kernels/winograd.inl.
+// 4 tiles; of these 5 x 5 convolution too, as 36 over 2 x 2 tiles. See kernels/winograd.inl.
 //
 // A tile's transform adds and subtracts up to 36 of its cells before any product, so inputs near the largest float
 // overflow where the direct sum would not, and an infinity or a NaN spreads to all outputs of its tile (inf -
