@@ -26,7 +26,7 @@ class Network:
 
     def __init__(self, seed, torch, exact):
         rng = self.rng = seeded_rng(f"{seed} {exact}")
-        batches = [2 * LANES, 3 * LANES, 2 * LANES - 1, 3 * LANES - 2]
+        batches = [LANES, 2 * LANES, 3 * LANES, 2 * LANES - 1, 3 * LANES - 2]
         h, w = sides = [int(n) for n in rng.integers(7, 20, 2)]
         c = channels = int(rng.choice([1, 3, 8, 13, 20]))
         layers = []

@@ -14,9 +14,10 @@ namespace deepnet {
 inline Index lanes() { return kernels().vector_width; }
 inline Index image_groups(Index images) { return ceil_div(images, lanes()); }
 
-/// Whether vectors are filled: two groups of images, or one and a half, and at most a quarter of the lanes empty.
+/// Whether vectors are filled: at most a quarter of the lanes empty, or of a single group of images an eighth.
 inline bool fills_lanes(Index images) {
-  return 2 * images >= 3 * lanes() && 4 * images >= 3 * lanes() * image_groups(images);
+  const Index groups = image_groups(images), empty = groups * lanes() - images;
+  return groups > 0 && (groups == 1 ? 8 : 4) * empty <= groups * lanes();
 }
 
 /// Whether vectors are so short that turning images into lanes is cheap. bench/choices.py times what is chosen by this.
