@@ -20,25 +20,11 @@ double row_cost(const ConvShape& s, Index outputs) {
   return static_cast<double>(outputs * s.C * lanes()) * (2 + static_cast<double>(s.R * s.S) / 8);
 }
 
-// The cells (height, width) of groups of images in lanes, read by `taps` taps for out_height x out_width outputs.
-ConvGather gather_of(const ConvShape& s, Index height, Index width, Index out_height, Index out_width) {
-  ConvGather g = {};
+// A gather of images that are in lanes: the channels of a cell lie side by side.
+ConvGather in_lanes(const ConvShape& s, ConvGather g) {
+  g.channel_stride = lanes();
   g.cell_stride = s.C * lanes();
-  g.image_stride = height * width * g.cell_stride;
-  g.height = height;
-  g.width = width;
-  g.out_height = out_height;
-  g.out_width = out_width;
-  return g;
-}
-
-ConvGather input_gather(const ConvShape& s, const Taps& taps) {
-  ConvGather g = gather_of(s, s.H, s.W, s.P, s.Q);
-  g.stride_h = s.stride_h;
-  g.stride_w = s.stride_w;
-  g.taps = s.R * s.S;
-  g.tap_h = taps.h;
-  g.tap_w = taps.w;
+  g.image_stride = g.height * g.width * g.cell_stride;
   return g;
 }
 
@@ -74,13 +60,13 @@ std::size_t lane_depthwise_backward_weight_workspace(const ConvShape& s) {
 
 void lane_depthwise_forward(const ConvShape& s, const float* x, const float* weight, const float* bias, float* y,
                             Activation activation, float* workspace) {
-  const ConvGather all = input_gather(s, forward_taps(s, workspace));
+  const ConvGather all = in_lanes(s, forward_gather(s, x, forward_taps(s, workspace)));
   const Index row = s.Q * all.cell_stride;
   parallel_for(s.N / lanes() * s.P, grain_for(row_cost(s, s.Q)), [&](Index begin, Index end) {
     ConvGather g = all;
     for (Index i = begin; i < end; ++i) {
       float* out = y + i * row;
-      g.image = x + i / s.P * g.image_stride;
+      g.image = all.image + i / s.P * g.image_stride;
       kernels().lane_depthwise(&g, s.C, i % s.P, weight, bias, is_fused(activation), out, g.cell_stride);
       apply_unfused(activation, 1, row, out, row);
     }
@@ -94,18 +80,24 @@ void lane_depthwise_backward_data(const ConvShape& s, const float* dy, const flo
   float* picked = workspace + 2 * taps_floats(s);
   for (Index phase = 0; phase < phases_h(s) * phases_w(s); ++phase) {
     const Index a = phase / phases_w(s), b = phase % phases_w(s);
-    ConvGather all = gather_of(s, s.P, s.Q, ceil_div(s.H - a, s.stride_h), ceil_div(s.W - b, s.stride_w));
-    all.stride_h = all.stride_w = 1;
-    all.taps = phase_taps(s, a, b, taps, position);
-    all.tap_h = taps.h;
-    all.tap_w = taps.w;
+    ConvGather errors = {};
+    errors.image = dy;
+    errors.height = s.P;
+    errors.width = s.Q;
+    errors.out_height = ceil_div(s.H - a, s.stride_h);
+    errors.out_width = ceil_div(s.W - b, s.stride_w);
+    errors.stride_h = errors.stride_w = 1;
+    errors.taps = phase_taps(s, a, b, taps, position);
+    errors.tap_h = taps.h;
+    errors.tap_w = taps.w;
+    const ConvGather all = in_lanes(s, errors);
     pick_taps(s, weight, all.taps, position, picked);
     const Index rows = all.out_height;
     parallel_for(s.N / lanes() * rows, grain_for(row_cost(s, all.out_width)), [&](Index begin, Index end) {
       ConvGather g = all;
       for (Index i = begin; i < end; ++i) {
         const Index group = i / rows, h = a + i % rows * s.stride_h;
-        g.image = dy + group * g.image_stride;
+        g.image = all.image + group * g.image_stride;
         kernels().lane_depthwise(&g, s.C, i % rows, picked, nullptr, 0,
                                  dx + ((group * s.H + h) * s.W + b) * g.cell_stride, s.stride_w * g.cell_stride);
       }
@@ -115,7 +107,7 @@ void lane_depthwise_backward_data(const ConvShape& s, const float* dy, const flo
 
 void lane_depthwise_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight,
                                     bool accumulate, float* workspace) {
-  const ConvGather all = input_gather(s, forward_taps(s, workspace));
+  const ConvGather all = in_lanes(s, forward_gather(s, x, forward_taps(s, workspace)));
   float* sums = workspace + taps_floats(s);
   const Index weights = s.C * s.R * s.S, one_sum = weights * lanes(), rows = s.N / lanes() * s.P;
   const Index rows_at_once = weight_rows(s), tasks = weight_tasks(s), row = s.Q * all.cell_stride;
@@ -125,7 +117,7 @@ void lane_depthwise_backward_weight(const ConvShape& s, const float* x, const fl
       float* sum = sums + task * one_sum;
       std::memset(sum, 0, static_cast<std::size_t>(one_sum) * sizeof(float));
       for (Index i = task * rows_at_once; i < std::min(rows, (task + 1) * rows_at_once); ++i) {
-        g.image = x + i / s.P * g.image_stride;
+        g.image = all.image + i / s.P * g.image_stride;
         kernels().lane_depthwise_weight(&g, s.C, i % s.P, dy + i * row, sum);
       }
     }
