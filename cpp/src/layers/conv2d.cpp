@@ -6,6 +6,7 @@
 
 #include "../config.hpp"
 #include "../ops/convolution.hpp"
+#include "../ops/lane_depthwise.hpp"
 #include "../ops/lanes.hpp"
 #include "../ops/layout.hpp"
 #include "common.hpp"
@@ -87,7 +88,7 @@ Contract Conv2d::contract() const {
   const Index kernel = kernel_size.h * kernel_size.w, most = std::max(in_channels, out_channels);
   if (options.groups == 1 && lanes_can_multiply(most * kernel, options.stride.h, options.stride.w))
     c.lanes = Contract::Lanes::prefers;
-  if (options.groups > 1 && options.groups == in_channels && in_channels == out_channels && kernel <= kDepthwiseTaps)
+  if (options.groups > 1 && lane_depthwise_can_convolve(in_channels, out_channels, options.groups, kernel))
     c.lanes = Contract::Lanes::follows;
   return c;
 }

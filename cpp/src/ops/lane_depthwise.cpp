@@ -44,8 +44,12 @@ void pick_taps(const ConvShape& s, const float* weight, Index count, const Index
 
 }  // namespace
 
+bool lane_depthwise_can_convolve(Index channels, Index filters, Index groups, Index taps) {
+  return groups == channels && filters == channels && taps <= kDepthwiseTaps;
+}
+
 bool lane_depthwise_applies(const ConvShape& s) {
-  return s.lanes && s.groups == s.C && s.K == s.C && s.R * s.S <= kDepthwiseTaps;
+  return s.lanes && lane_depthwise_can_convolve(s.C, s.K, s.groups, s.R * s.S);
 }
 
 std::size_t lane_depthwise_forward_workspace(const ConvShape& s) { return taps_floats(s); }

@@ -6,6 +6,8 @@
 
 namespace deepnet {
 
+/// Whether images in lanes can be convolved so, by kernels of `taps` cells.
+bool lane_depthwise_can_convolve(Index channels, Index filters, Index groups, Index taps);
 bool lane_depthwise_applies(const ConvShape& shape);
 
 /// Floats of workspace.

@@ -55,7 +55,7 @@ Index taps_inside(Index outputs, Index taps, Index cells, Index pad) {
 // images of 8 x 8 to 56 x 56 pixels (AVX2). For images in lanes nothing is packed either way, and taps outside the
 // image are not multiplied, which tells for dE/dx of a convolution without padding: there, of 188 convolutions with 5 x
 // 5 kernels, 8 to 256 channels and 8 x 8 to 56 x 56 pixels, what is chosen takes 0.1 % longer on average than the
-// faster, dE/dW 2.4 % (AVX-512; 4 to 8 % with AVX2).
+// faster, dE/dW 2.8 % (AVX-512; 4 to 8 % with AVX2).
 constexpr double forward_cost = 65, backward_data_cost = 50;
 double backward_weight_cost(const ConvShape& s) { return s.R == 3 ? 30 : 150; }
 
