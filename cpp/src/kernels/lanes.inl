@@ -21,48 +21,57 @@ void lane_pack_weight(const float* weight, int64_t row_stride, int64_t channel_s
   }
 }
 
-// R channels of V outputs, p.step apart: the sum over the taps [first, last) of every tap row inside, and all channels.
-template <int R, int V>
-void lane_tile(const LaneProduct& p, const float* __restrict weight, const float* cells, int64_t first, int64_t last,
-               const float* bias, float* out) {
-  vf sum[R][V] = {};
-  const int64_t run = p.joined ? (last - first) * p.channels : p.channels, taps_a_run = p.joined ? last - first : 1;
-  for (int64_t r = p.first_row; r < p.last_row; ++r) {
-    for (int64_t s = first; s < last; s += taps_a_run) {
-      const float* at = cells + p.offset[r * p.taps_w + s];
-      const float* w = weight + (r * p.taps_w + s) * p.channels * R;
-      for (int64_t i = 0; i < run; ++i, at += W, w += R) {
-        vf cell[V];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) cell[v] = load(at + v * p.step);
+// R channels of `count` outputs, p.step apart, V of them at once: the sum over the taps [first, last) of every tap row
+// inside, and all channels.
+template <int R, int V, bool first_use>
+void lane_tiles(const LaneProduct& p, const float* __restrict weight, const float* cells, int64_t first, int64_t last,
+                int64_t count, const float* bias, float* out) {
+  const int64_t channels = p.channels, taps_w = p.taps_w, step = p.step, out_step = p.out_step;
+  const int64_t first_row = p.first_row, last_row = p.last_row;
+  const int64_t run = p.joined ? (last - first) * channels : channels, taps_a_run = p.joined ? last - first : 1;
+  const vf least = broadcast(p.relu ? 0.0f : -infinity);
+  vf shift[R] = {};
+  if (bias) {
 #pragma GCC unroll 16
-        for (int k = 0; k < R; ++k) {
-          const vf left = broadcast(w[k]);
+    for (int k = 0; k < R; ++k) shift[k] = broadcast(bias[k]);
+  }
+  for (; count >= V; count -= V, cells += V * step, out += V * out_step) {
+    vf sum[R][V] = {};
+    for (int64_t r = first_row; r < last_row; ++r) {
+      for (int64_t s = first; s < last; s += taps_a_run) {
+        const float* at = cells + p.offset[r * taps_w + s];
+        const float* w = weight + (r * taps_w + s) * channels * R;
+        for (int64_t i = 0; i < run; ++i, at += W, w += R) {
+          vf cell[V];
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) sum[k][v] = fma(left, cell[v], sum[k][v]);
+          for (int v = 0; v < V; ++v) {
+            cell[v] = load(at + v * step);
+            if (first_use) __builtin_prefetch(at + (V + v) * step);
+          }
+#pragma GCC unroll 16
+          for (int k = 0; k < R; ++k) {
+            const vf left = broadcast(w[k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sum[k][v] = fma(left, cell[v], sum[k][v]);
+          }
         }
       }
     }
-  }
 #pragma GCC unroll 16
-  for (int k = 0; k < R; ++k) {
-    const vf shift = bias ? broadcast(bias[k]) : vf{};
+    for (int k = 0; k < R; ++k) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      vf value = sum[k][v] + shift;
-      if (p.relu) value = select(value < vf{}, vf{}, value);  // NaN stays
-      store(out + k * W + v * p.out_step, value);
+      for (int v = 0; v < V; ++v) store(out + k * W + v * out_step, maximum(least, sum[k][v] + shift[k]));  // NaN stays
     }
   }
 }
 
-typedef void LaneTile(const LaneProduct& p, const float* weight, const float* cells, int64_t first, int64_t last,
-                      const float* bias, float* out);
+typedef void LaneTiles(const LaneProduct& p, const float* weight, const float* cells, int64_t first, int64_t last,
+                       int64_t count, const float* bias, float* out);
 
 template <int R, int V>
-inline LaneTile* lane_tile_of(int64_t rows) {
-  if (rows < R) return lane_tile_of<(R > 1 ? R - 1 : 1), V>(rows);
-  return lane_tile<R, V>;
+inline LaneTiles* lane_tiles_of(int64_t rows, bool first_use) {
+  if (rows < R) return lane_tiles_of<(R > 1 ? R - 1 : 1), V>(rows, first_use);
+  return first_use ? lane_tiles<R, V, true> : lane_tiles<R, V, false>;
 }
 
 constexpr int FEW_ROWS = 4;
@@ -72,19 +81,26 @@ void lane_product(const LaneProduct* product) {
   const int64_t tiles = tile_count(p.rows);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t row = tile_start(p.rows, tiles, tile), rows = tile_start(p.rows, tiles, tile + 1) - row;
-    LaneTile *one = lane_tile_of<GEMM_MR, 1>(rows), *two = lane_tile_of<GEMM_MR, 2>(rows);
     // A few channels are too few sums in flight to hide the latency of a multiply-add: more outputs at once.
-    LaneTile* const four = rows <= FEW_ROWS ? lane_tile_of<FEW_ROWS, 4>(rows) : nullptr;
+    const struct {
+      int64_t outputs;
+      LaneTiles* make;
+    } sizes[] = {{4, rows <= FEW_ROWS ? lane_tiles_of<FEW_ROWS, 4>(rows, tile == 0) : nullptr},
+                 {2, lane_tiles_of<GEMM_MR, 2>(rows, tile == 0)},
+                 {1, lane_tiles_of<GEMM_MR, 1>(rows, tile == 0)}};
     const float* weight = p.weight + row * p.taps_h * p.taps_w * p.channels;
     const float* bias = p.bias ? p.bias + row : nullptr;
     for (int64_t j = 0; j < p.width;) {
       const int32_t* inside = p.inside + 2 * j;
-      const int64_t most = four && j + 4 <= p.width ? 4 : j + 2 <= p.width ? 2 : 1;
       int64_t same = 1;
-      while (same < most && inside[0] == inside[2 * same] && inside[1] == inside[2 * same + 1]) ++same;
-      LaneTile* const tile_of = same == 4 ? four : same >= 2 ? two : one;
-      tile_of(p, weight, p.cells + j * p.step, inside[0], inside[1], bias, p.out + row * W + j * p.out_step);
-      j += same == 4 ? 4 : same >= 2 ? 2 : 1;
+      while (j + same < p.width && inside[0] == inside[2 * same] && inside[1] == inside[2 * same + 1]) ++same;
+      for (const auto& size : sizes) {
+        const int64_t count = size.make ? same / size.outputs * size.outputs : 0;
+        if (count == 0) continue;
+        size.make(p, weight, p.cells + j * p.step, inside[0], inside[1], count, bias, p.out + row * W + j * p.out_step);
+        j += count;
+        same -= count;
+      }
     }
   }
 }
