@@ -107,7 +107,10 @@ void lane_product(const LaneProduct* product) {
 
 // --- dE/dW: cells, a scalar an image, times errors whose vectors run along filters --------------------------------
 
-// R cells of a run times V vectors of filters, summed over outputs and images.
+constexpr int cache_line = 16;  // floats
+
+// R cells of a run times V vectors of filters, summed over outputs and images. Of every output's cells only these few
+// lines are read, so far apart that the hardware does not see which come next.
 template <int R, int V>
 void lane_outer(const LaneWeights& w, const float* __restrict cells, const float* __restrict errors, int64_t filters,
                 float* sums) {
@@ -116,6 +119,9 @@ void lane_outer(const LaneWeights& w, const float* __restrict cells, const float
     const float* at = cells + p * w.row_step;
     const float* error = errors + p * w.error_row_step;
     for (int64_t q = 0; q < w.width; ++q, at += w.step) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R * W; i += cache_line) __builtin_prefetch(at + 2 * w.step + i);
+      __builtin_prefetch(at + 2 * w.step + R * W - 1);
 #pragma GCC unroll 2
       for (int lane = 0; lane < W; ++lane, error += GEMM_NR) {
         vf row[V];
@@ -150,17 +156,29 @@ inline LaneOuter* lane_outer_of(int64_t rows, int64_t vectors) {
   return lane_outer<R, GEMM_NV>;
 }
 
+// Errors of so many bytes stay in the first-level cache while all tiles of cells meet them.
+constexpr int64_t errors_at_once = 16384;
+
 void lane_weights(const LaneWeights* weights) {
-  const LaneWeights& w = *weights;
-  const int64_t tiles = tile_count(w.rows);
-  for (int64_t k = 0; k < w.filters; k += GEMM_NR) {
-    const int64_t filters = w.filters - k < GEMM_NR ? w.filters - k : GEMM_NR;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t row = tile_start(w.rows, tiles, tile), rows = tile_start(w.rows, tiles, tile + 1) - row;
-      lane_outer_of<GEMM_MR>(rows, (filters + W - 1) / W)(w, w.cells + row * W, w.errors + k * w.depth, filters,
-                                                          w.sums + row * w.filters + k);
+  LaneWeights w = *weights;
+  const int64_t tiles = tile_count(w.rows), row_bytes = w.error_row_step * (int64_t)sizeof(float);
+  const int64_t most = row_bytes < errors_at_once ? errors_at_once / row_bytes : 1;
+  int64_t left = w.height;
+  do {  // once where no output meets the run: its sums are 0
+    w.height = left < most ? left : most;
+    for (int64_t k = 0; k < w.filters; k += GEMM_NR) {
+      const int64_t filters = w.filters - k < GEMM_NR ? w.filters - k : GEMM_NR;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t row = tile_start(w.rows, tiles, tile), rows = tile_start(w.rows, tiles, tile + 1) - row;
+        lane_outer_of<GEMM_MR>(rows, (filters + W - 1) / W)(w, w.cells + row * W, w.errors + k * w.depth, filters,
+                                                            w.sums + row * w.filters + k);
+      }
     }
-  }
+    w.accumulate = 1;
+    w.cells += w.height * w.row_step;
+    w.errors += w.height * w.error_row_step;
+    left -= w.height;
+  } while (left > 0);
 }
 
 // --- pooling: windows as in pool.inl, a vector a channel --------------------------------------------------------
