@@ -163,7 +163,7 @@ inline void add_lane_weights_3x3(const ConvGather& g, int64_t first, int64_t las
 }
 
 void lane_depthwise_weight(const ConvGather* gather, int64_t channels, int64_t p, const float* dy, float* sums) {
-  constexpr int64_t at_once = 8;  // channels whose sums stay in the first-level cache
+  constexpr int64_t at_once = 256 / W;  // channels whose sums stay in the first-level cache
   const ConvGather& g = *gather;
   for (int64_t first = 0; first < channels; first += at_once) {
     const int64_t last = first + at_once < channels ? first + at_once : channels;
