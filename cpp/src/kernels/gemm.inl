@@ -260,18 +260,39 @@ inline MicroTile* micro_tile_of(int64_t rows, int64_t vectors) {
   return micro_tile<R, GEMM_NV, left>;
 }
 
+// Asks for lines of what will be read next, a few from one tile to the next: asked for at once they would have to wait
+// for each other, and the tiles for them. 1x1 convolutions of images that come from memory take 0.6 to 0.95 of the
+// time.
+class AskAhead {
+ public:
+  AskAhead(const CacheLines& lines, int64_t tiles)
+      : it(lines), a_tile((lines.rows * lines.lines + tiles - 1) / tiles) {}
+  void ask() {
+    for (int64_t i = 0; i < a_tile && row < it.rows; ++i) {
+      __builtin_prefetch(it.from + row * it.stride + line * kCacheLine, 0, 2);
+      if (++line == it.lines) line = 0, ++row;
+    }
+  }
+
+ private:
+  const CacheLines& it;
+  int64_t a_tile, row = 0, line = 0;
+};
+
 // A tile of A stays in the first-level cache while B's panels come from the second: 5 to 10 % faster than the other
 // way.
 template <LeftOperand left>
 inline void gemm_tiles(const GemmBlock& g, int64_t column_step) {
   constexpr int64_t run = kRowRunStride;
-  const int64_t tiles = tile_count(g.m);
+  const int64_t tiles = tile_count(g.m), all = tiles * ((g.n + GEMM_NR - 1) / GEMM_NR);
+  AskAhead ahead[] = {{g.ahead[0], all}, {g.ahead[1], all}};
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t first = tile_start(g.m, tiles, tile);
     const int64_t rows = tile_start(g.m, tiles, tile + 1) - first;
     const float* a = g.a + first * (left == LeftOperand::packed ? g.k : left == LeftOperand::row_runs ? run : 1);
     for (int64_t j = 0; j < g.n; j += GEMM_NR) {
       const int64_t columns = g.n - j < GEMM_NR ? g.n - j : GEMM_NR;
+      for (AskAhead& lines : ahead) lines.ask();
       const TileOut out = {g.c + first * g.ldc + j,
                            g.ldc,
                            columns,
@@ -288,10 +309,7 @@ void gemm_packed(const GemmBlock* block) { gemm_tiles<LeftOperand::packed>(*bloc
 
 void gemm_columns(const GemmBlock* block, int64_t lda) { gemm_tiles<LeftOperand::columns>(*block, lda); }
 
-void gemm_row_runs(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c, int64_t ldc,
-                   int accumulate) {
-  gemm_tiles<LeftOperand::row_runs>({m, n, k, a, b, c, ldc, nullptr, nullptr, accumulate, 0}, 0);
-}
+void gemm_row_runs(const GemmBlock* block) { gemm_tiles<LeftOperand::row_runs>(*block, 0); }
 
 // Adds up W rows by halves, as a transposition whose stages add instead of keeping both: lane r becomes row r's sum.
 template <int D>

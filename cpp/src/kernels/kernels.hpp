@@ -28,6 +28,15 @@ enum { kSmallDepth = 128 };
 // Most taps of a kernel that depthwise and depthwise_weight take.
 enum { kDepthwiseTaps = 64 };
 
+// Floats of a cache line.
+enum { kCacheLine = 16 };
+
+// Rows of cache lines, `stride` floats apart.
+struct CacheLines {
+  const float* from;
+  int64_t rows, stride, lines;
+};
+
 // C (m x n) = A B [+ C] [+ bias] [relu], A and B packed by pack_a and pack_b; see gemm.inl.
 struct GemmBlock {
   int64_t m, n, k;
@@ -39,6 +48,7 @@ struct GemmBlock {
   const float* bias_col;  // n values, added along columns; or null
   int accumulate;         // add to C instead of overwriting it
   int relu;
+  CacheLines ahead[2];  // what will be read next, of which gemm_packed and gemm_row_runs ask for some between tiles
 };
 
 // A vector a (k) times the rows of b, ldb apart; bias, one value a row of b, may be null.

@@ -107,8 +107,6 @@ void lane_product(const LaneProduct* product) {
 
 // --- dE/dW: cells, a scalar an image, times errors whose vectors run along filters --------------------------------
 
-constexpr int cache_line = 16;  // floats
-
 // R cells of a run times V vectors of filters, summed over outputs and images. Of every output's cells only these few
 // lines are read, so far apart that the hardware does not see which come next.
 template <int R, int V>
@@ -120,7 +118,7 @@ void lane_outer(const LaneWeights& w, const float* __restrict cells, const float
     const float* error = errors + p * w.error_row_step;
     for (int64_t q = 0; q < w.width; ++q, at += w.step) {
 #pragma GCC unroll 16
-      for (int i = 0; i < R * W; i += cache_line) __builtin_prefetch(at + 2 * w.step + i);
+      for (int i = 0; i < R * W; i += kCacheLine) __builtin_prefetch(at + 2 * w.step + i);
       __builtin_prefetch(at + 2 * w.step + R * W - 1);
 #pragma GCC unroll 2
       for (int lane = 0; lane < W; ++lane, error += GEMM_NR) {

@@ -36,6 +36,8 @@ void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index l
     g.accumulate = k0 > 0;
     g.bias_row = last ? p.bias : nullptr;
     g.relu = last && is_fused(p.activation);
+    g.ahead[0] = last ? cells_of(p.gather, p.images, 0, block, j0 + n, n)
+                      : cells_of(p.gather, p.images, k1, std::min(k1 + block, p.depth), j0, n);
     if (p.a) {
       kernel.gemm_rows(&g, p.a_stride);
     } else {
@@ -131,6 +133,16 @@ Index phase_taps(const ConvShape& s, Index a, Index b, const Taps& taps, Index* 
     }
   }
   return count;
+}
+
+CacheLines cells_of(const ColumnGather& g, Index images, Index row0, Index row1, Index j, Index n) {
+  const Index pixels = g.out_height * g.out_width, image = j / pixels, pixel = j % pixels;
+  if (image >= images) return {};
+  const Index first = row0 / g.taps, channels = ceil_div(row1, g.taps) - first;
+  const Index place = pixel / g.out_width * g.width + pixel % g.out_width + g.tap[0];
+  const Index under_taps = std::min(g.tap[g.taps - 1] - g.tap[0], n);
+  return {g.image + image * g.image_stride + first * g.channel_stride + place, channels, g.channel_stride,
+          ceil_div(n + under_taps, kCacheLine)};
 }
 
 void multiply_columns(ColumnProduct p) {

@@ -35,6 +35,9 @@ inline ColumnGather with_rows_joined(ColumnGather g) {
   return g;
 }
 
+/// About what rows [row0, row1) of columns [j, j + n) are packed from; nothing beyond the last image.
+CacheLines cells_of(const ColumnGather& gather, Index images, Index row0, Index row1, Index j, Index n);
+
 // A (rows x depth) times a column matrix, written to the planes of an image. A is packed in blocks of k or, for few
 // columns, as it lies, its rows a_stride apart.
 struct ColumnProduct {

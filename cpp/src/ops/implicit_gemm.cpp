@@ -64,6 +64,13 @@ void pack_errors(const ConvShape& s, const float* dy, Index filters, Index j0, I
   }
 }
 
+// Most of what that reads.
+CacheLines errors_of(const ConvShape& s, const float* dy, Index filters, Index images, Index j0, Index n) {
+  const Index pixels = s.P * s.Q, image = j0 / pixels, pixel = j0 % pixels;
+  if (image >= images) return {};
+  return {dy + image * s.K * pixels + pixel, filters, pixels, ceil_div(std::min(n, pixels - pixel), kCacheLine)};
+}
+
 // Padded copies are made for some images at a time, so that they are still in the caches when they are packed.
 Index images_at_once(const ConvShape& s, const PaddedImages& padded) {
   constexpr Index most_floats = 1 << 22;
@@ -122,12 +129,28 @@ void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* d_
     for (Index row = t.row0; row < t.row1; row += rows_at_once) {
       const Index rows = std::min(rows_at_once, t.row1 - row);
       kernel.gather_columns(&t.gather, row, row + rows, j, n, columns);
+      GemmBlock g = {};
+      g.m = rows;
+      g.n = t.filters;
+      g.k = n;
+      g.a = columns;
+      g.b = errors;
       if (d_weight) {
-        const GemmBlock g = {rows,  t.filters, n,       columns,    errors, d_weight + row,
-                             depth, nullptr,   nullptr, accumulate, 0};
+        g.c = d_weight + row;
+        g.ldc = depth;
+        g.accumulate = accumulate;
         kernel.gemm_rows_transposed(&g, kRowRunStride);
       } else {
-        kernel.gemm_row_runs(rows, t.filters, n, columns, errors, sums + row * t.filters, t.filters, j > first);
+        g.c = sums + row * t.filters;
+        g.ldc = t.filters;
+        g.accumulate = j > first;
+        if (row + rows < t.row1) {
+          g.ahead[0] = cells_of(t.gather, t.n1, row + rows, std::min(row + rows + rows_at_once, t.row1), j, n);
+        } else {
+          g.ahead[0] = cells_of(t.gather, t.n1, t.row0, std::min(t.row0 + rows_at_once, t.row1), j + n, run);
+          g.ahead[1] = errors_of(s, t.dy, t.filters, t.n1, j + n, run);
+        }
+        kernel.gemm_row_runs(&g);
       }
     }
   }

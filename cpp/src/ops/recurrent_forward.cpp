@@ -35,7 +35,7 @@ namespace {
 // A product of h and panels of W_hh^T, and the gates' column where its result begins. A step adds the rows of h.
 struct Product {
   Index column;
-  GemmBlock block;
+  GemmBlock block = {};
 };
 
 // What a direction's blocks share. The GRU's b stands alone: it is not added to W_ih x.

@@ -243,9 +243,17 @@ void sum_products(WinogradTile tile, const ConvGather& cells, const ConvGather& 
     const Index n = std::min(at_once, last - j);
     kernel.winograd_input_rows(tile, &cells, channels, j, n, rows, rows_stride);
     kernel.winograd_pack_errors(tile, &errors, filters, j, n, packed, errors_stride);
+    GemmBlock product = {};
+    product.m = channels;
+    product.n = filters;
+    product.k = n;
+    product.ldc = ld;
+    product.accumulate = j > first;
     for (Index e = 0; e < patch; ++e) {
-      kernel.gemm_row_runs(channels, filters, n, rows + e * rows_stride, packed + e * errors_stride,
-                           sums + e * sums_stride, ld, j > first);
+      product.a = rows + e * rows_stride;
+      product.b = packed + e * errors_stride;
+      product.c = sums + e * sums_stride;
+      kernel.gemm_row_runs(&product);
     }
   }
 }
