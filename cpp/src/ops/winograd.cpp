@@ -135,6 +135,32 @@ struct Convolution {
   Activation activation;
 };
 
+// About the cells that `channels` of columns [j, j + n) read and those before them did not; nothing beyond the last
+// image, and of cells in lanes that have more channels.
+CacheLines patches_of(const ConvGather& g, Index images, WinogradTile tile, Index channels, Index j, Index n) {
+  const bool in_lanes = g.cell_stride != 0;
+  if (in_lanes && channels * lanes() != g.cell_stride) return {};
+  const Index columns = in_lanes ? lanes() : 1, count = n / columns;
+  const Index q = j / columns % g.out_width, p = j / columns / g.out_width % g.out_height;
+  const Index image = j / columns / g.out_width / g.out_height;
+  if (image >= images) return {};
+  const Index cell = in_lanes ? g.cell_stride : 1, row = g.width * cell;
+  const bool in_one_row = q + count <= g.out_width;
+  const Index h = g.stride_h * p + (in_one_row ? 0 : g.stride_h * q / g.out_width) + g.tap_h[0] + tile.taps - 1;
+  const float* from = g.image + image * g.image_stride + std::max<Index>(h, 0) * row;
+  if (!in_lanes)
+    return {from, channels, g.channel_stride, ceil_div(count * g.stride_h * g.width, g.out_width * kCacheLine)};
+  if (!in_one_row) return {from, ceil_div(count * g.stride_h, g.out_width), row, row / kCacheLine};
+  return {from + std::max<Index>(g.stride_w * q + g.tap_w[0], 0) * cell, g.stride_h, row,
+          count * g.stride_w * cell / kCacheLine};
+}
+
+// Part `i` of `parts` of the lines of every row.
+CacheLines part_of(const CacheLines& lines, Index i, Index parts) {
+  const Index first = lines.lines * i / parts, last = lines.lines * (i + 1) / parts;
+  return {lines.from + first * kCacheLine, lines.rows, lines.stride, last - first};
+}
+
 // Filters that are multiplied at once: their products, for every element of a patch, stay in the cache.
 Index filters_at_once(Index filters) { return even_piece(filters, 128); }
 
@@ -185,6 +211,7 @@ void multiply_tiles(const Convolution& c) {
       const Index k_first = task % splits * blocks_per_split * block;
       const Index k_last = std::min(k_first + blocks_per_split * block, c.filters);
       kernel.winograd_pack_input(c.tile, &cells, c.channels, first, n, packed, cells_stride);
+      const CacheLines next = patches_of(cells, c.x.count, c.tile, c.channels, first + n, n);
       for (Index k = k_first; k < k_last; k += block) {
         GemmBlock product = {};
         product.m = std::min(block, c.filters - k);
@@ -195,6 +222,7 @@ void multiply_tiles(const Convolution& c) {
           product.a = c.packed_weight + e * weight_stride + k * c.channels;
           product.b = packed + e * cells_stride;
           product.c = products + e * products_stride;
+          product.ahead[0] = k + block >= k_last ? part_of(next, e, patch) : CacheLines();
           kernel.gemm_packed(&product);
         }
         kernel.winograd_output(c.tile, &pixels, product.m, first, n, products, strip, products_stride,
@@ -243,6 +271,8 @@ void sum_products(WinogradTile tile, const ConvGather& cells, const ConvGather& 
     const Index n = std::min(at_once, last - j);
     kernel.winograd_input_rows(tile, &cells, channels, j, n, rows, rows_stride);
     kernel.winograd_pack_errors(tile, &errors, filters, j, n, packed, errors_stride);
+    const CacheLines next_cells = patches_of(cells, n1, tile, channels, j + at_once, at_once);
+    const CacheLines next_errors = patches_of(errors, n1, tile, filters, j + at_once, at_once);
     GemmBlock product = {};
     product.m = channels;
     product.n = filters;
@@ -253,6 +283,8 @@ void sum_products(WinogradTile tile, const ConvGather& cells, const ConvGather& 
       product.a = rows + e * rows_stride;
       product.b = packed + e * errors_stride;
       product.c = sums + e * sums_stride;
+      product.ahead[0] = part_of(next_cells, e, patch);
+      product.ahead[1] = part_of(next_errors, e, patch);
       kernel.gemm_row_runs(&product);
     }
   }
