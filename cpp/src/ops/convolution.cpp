@@ -294,8 +294,11 @@ void conv_backward_data(const ConvShape& s, const float* dy, const float* weight
 void conv_backward_weight(const ConvShape& s, const float* x, const float* dy, float* d_weight, float* d_bias,
                           bool accumulate, float* workspace) {
   const auto& method = backward_weight_method(s);
-  if (method.algorithm == ConvAlgorithm::lanes)  // which has the errors at hand, packed
+  // These have the errors at hand, packed.
+  if (method.algorithm == ConvAlgorithm::lanes)
     return lanes_backward_weight_and_bias(s, x, dy, d_weight, d_bias, accumulate, workspace);
+  if (method.algorithm == ConvAlgorithm::implicit)
+    return implicit_backward_weight_and_bias(s, x, dy, d_weight, d_bias, accumulate, workspace);
   method.run(s, x, dy, d_weight, accumulate, workspace);
   if (d_bias == nullptr) return;
   if (s.lanes) return lanes_backward_bias(s, dy, d_bias, accumulate, workspace);

@@ -115,8 +115,9 @@ struct WeightTask {
   const float* dy;  // of the first filter
 };
 
-// To sums or, of a single run of pixels, transposed to d_weight.
-void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* d_weight, bool accumulate) {
+// To sums or, of a single run of pixels, transposed to d_weight; and the sums of the errors, unless null.
+void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* errors_sums, float* d_weight,
+                 bool accumulate) {
   constexpr Index rows_at_once = 126;  // columns of 126 rows x 256 pixels leave room in a 256 KB cache
   const KernelTable& kernel = kernels();
   const Index depth = s.C / s.groups * s.R * s.S, first = t.n0 * s.P * s.Q, last = t.n1 * s.P * s.Q;
@@ -126,6 +127,9 @@ void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* d_
   for (Index j = first; j < last; j += run) {
     const Index n = std::min(run, last - j);
     pack_errors(s, t.dy, t.filters, j, n, errors);
+    for (Index k = 0; errors_sums && k < t.filters; k += kernel.gemm_nr)
+      kernel.sum_rows(n, std::min<Index>(kernel.gemm_nr, t.filters - k), errors + k * n, kernel.gemm_nr,
+                      errors_sums + k, j > first);
     for (Index row = t.row0; row < t.row1; row += rows_at_once) {
       const Index rows = std::min(rows_at_once, t.row1 - row);
       kernel.gather_columns(&t.gather, row, row + rows, j, n, columns);
@@ -156,12 +160,14 @@ void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* d_
   }
 }
 
-// dE/dW of images that are padded already; sums has room for all image groups' sums.
+// dE/dW of images that are padded already, and the bias's gradient, unless null; sums has room for all image groups'
+// sums of both.
 void add_weight_gradient(const ConvShape& s, const ColumnGather& gather, const float* dy, float* d_weight,
-                         bool accumulate, float* sums) {
+                         float* d_bias, bool accumulate, float* sums) {
   const Index filters = s.K / s.groups, channels = s.C / s.groups, rows = channels * s.R * s.S;
   const Index one_sum = s.K * rows;  // all groups of channels, [g][row][filter]
   const WeightTasks t(s);
+  float* errors_sums = sums + (t.at_once ? 0 : t.image_groups * one_sum);  // [image group][filter]
   const double work = static_cast<double>(t.rows_per_split) * static_cast<double>(t.filters_per_block) *
                       static_cast<double>(t.images_per_group * s.P * s.Q);
   parallel_for(s.groups * t.tasks(), grain_for(work / 16), [&](Index begin, Index end) {
@@ -174,9 +180,15 @@ void add_weight_gradient(const ConvShape& s, const ColumnGather& gather, const f
       WeightTask part = {row0, row1, k1 - k0, n0, n1, gather, dy + (g * filters + k0) * s.P * s.Q};
       part.gather.image += g * channels * gather.channel_stride;
       weight_task(s, part, sums + group * one_sum + g * filters * rows,
+                  d_bias && split == 0 ? errors_sums + group * s.K + g * filters + k0 : nullptr,
                   t.at_once ? d_weight + (g * filters + k0) * rows : nullptr, accumulate);
     }
   });
+  for (Index k = 0; d_bias && k < s.K; ++k) {
+    float sum = accumulate ? d_bias[k] : 0.0f;
+    for (Index group = 0; group < t.image_groups; ++group) sum += errors_sums[group * s.K + k];
+    d_bias[k] = sum;
+  }
   if (t.at_once) return;
   const Index rows_at_once = std::max<Index>(16, grain_for(static_cast<double>(filters * t.image_groups), 16));
   for (Index g = 0; g < s.groups; ++g) {
@@ -195,7 +207,8 @@ void add_weight_gradient(const ConvShape& s, const ColumnGather& gather, const f
 std::size_t weight_sums(ConvShape s, Index images) {
   s.N = images;
   const WeightTasks t(s);
-  return t.at_once ? 0 : static_cast<std::size_t>(s.K * (s.C / s.groups) * s.R * s.S * t.image_groups);
+  const Index weights = t.at_once ? 0 : s.C / s.groups * s.R * s.S;
+  return static_cast<std::size_t>(s.K * (weights + 1) * t.image_groups);
 }
 
 }  // namespace
@@ -327,9 +340,16 @@ void implicit_backward_data(const ConvShape& shape, const float* dy, const float
 
 void implicit_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
                               float* workspace) {
+  implicit_backward_weight_and_bias(shape, x, dy, d_weight, nullptr, accumulate, workspace);
+}
+
+void implicit_backward_weight_and_bias(const ConvShape& shape, const float* x, const float* dy, float* d_weight,
+                                       float* d_bias, bool accumulate, float* workspace) {
   if (shape.N == 0) {
     const Index floats = shape.K * (shape.C / shape.groups) * shape.R * shape.S;
-    if (!accumulate) std::memset(d_weight, 0, static_cast<std::size_t>(floats) * sizeof(float));
+    if (accumulate) return;
+    std::memset(d_weight, 0, static_cast<std::size_t>(floats) * sizeof(float));
+    if (d_bias) std::memset(d_bias, 0, static_cast<std::size_t>(shape.K) * sizeof(float));
     return;
   }
   const PaddedImages padded = PaddedImages::of_input(shape);
@@ -338,7 +358,7 @@ void implicit_backward_weight(const ConvShape& shape, const float* x, const floa
   ColumnGather gather = with_rows_joined(input_gather(shape, padded, taps));
   for_image_blocks(shape, images_at_once(shape, padded), [&](const ConvShape& s, Index first) {
     gather.image = padded.make(s.N, x + first * s.C * s.H * s.W, images);
-    add_weight_gradient(s, gather, dy + first * s.K * s.P * s.Q, d_weight, accumulate || first > 0, sums);
+    add_weight_gradient(s, gather, dy + first * s.K * s.P * s.Q, d_weight, d_bias, accumulate || first > 0, sums);
   });
 }
 

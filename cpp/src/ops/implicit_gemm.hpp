@@ -18,5 +18,8 @@ void implicit_forward(const ConvShape& shape, const float* x, const float* weigh
 void implicit_backward_data(const ConvShape& shape, const float* dy, const float* weight, float* dx, float* workspace);
 void implicit_backward_weight(const ConvShape& shape, const float* x, const float* dy, float* d_weight, bool accumulate,
                               float* workspace);
+/// The bias's gradient too; d_bias may be null.
+void implicit_backward_weight_and_bias(const ConvShape& shape, const float* x, const float* dy, float* d_weight,
+                                       float* d_bias, bool accumulate, float* workspace);
 
 }  // namespace deepnet
