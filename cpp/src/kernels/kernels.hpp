@@ -48,7 +48,7 @@ struct GemmBlock {
   const float* bias_col;  // n values, added along columns; or null
   int accumulate;         // add to C instead of overwriting it
   int relu;
-  CacheLines ahead[2];  // what will be read next, of which gemm_packed and gemm_row_runs ask for some between tiles
+  CacheLines ahead[2];  // what is read next, some of which is asked for between tiles
 };
 
 // A vector a (k) times the rows of b, ldb apart; bias, one value a row of b, may be null.

@@ -22,7 +22,8 @@ void lane_pack_weight(const float* weight, int64_t row_stride, int64_t channel_s
 }
 
 // R channels of `count` outputs, p.step apart, V of them at once: the sum over the taps [first, last) of every tap row
-// inside, and all channels.
+// inside, and all channels. The first use of cells, which come from beyond the first-level cache, asks for those of the
+// next V outputs.
 template <int R, int V, bool first_use>
 void lane_tiles(const LaneProduct& p, const float* __restrict weight, const float* cells, int64_t first, int64_t last,
                 int64_t count, const float* bias, float* out) {
@@ -107,8 +108,8 @@ void lane_product(const LaneProduct* product) {
 
 // --- dE/dW: cells, a scalar an image, times errors whose vectors run along filters --------------------------------
 
-// R cells of a run times V vectors of filters, summed over outputs and images. Of every output's cells only these few
-// lines are read, so far apart that the hardware does not see which come next.
+// R cells of a run times V vectors of filters, summed over outputs and images. Of an output's cells only these few
+// lines are read, too far from the last output's for the hardware to foresee: they are asked for two outputs before.
 template <int R, int V>
 void lane_outer(const LaneWeights& w, const float* __restrict cells, const float* __restrict errors, int64_t filters,
                 float* sums) {
