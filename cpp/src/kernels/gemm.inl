@@ -630,7 +630,17 @@ inline void few_rows(GemmBlock g, int64_t row_stride, int64_t k_stride, int64_t 
 
 void gemm_few_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t row_stride, int64_t k_stride,
                    const float* b, int64_t ldb, const float* bias, float* c, int64_t ldc, int accumulate) {
-  few_rows<GEMM_MR>({m, n, k, a, b, c, ldc, nullptr, bias, accumulate, 0}, row_stride, k_stride, ldb);
+  GemmBlock block = {};
+  block.m = m;
+  block.n = n;
+  block.k = k;
+  block.a = a;
+  block.b = b;
+  block.c = c;
+  block.ldc = ldc;
+  block.bias_col = bias;
+  block.accumulate = accumulate;
+  few_rows<GEMM_MR>(block, row_stride, k_stride, ldb);
 }
 
 void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst, int64_t dst_stride,
