@@ -163,7 +163,7 @@ def test_exact_on(isa):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "linear or conv2d or forced"]
     environment = {**os.environ, "DEEPNET_ISA": isa}
     result = subprocess.run(
-        [*command, "test_exact.py"], cwd=HERE, env=environment, capture_output=True, text=True, timeout=120
+        [*command, "test_exact.py"], cwd=HERE, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
 

@@ -290,6 +290,6 @@ def test_lanes_on(isa):
         env={**os.environ, "DEEPNET_ISA": isa},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
