@@ -36,11 +36,11 @@ void multiply_strip(const ColumnProduct& p, Index j0, Index n, float* c, Index l
     g.accumulate = k0 > 0;
     g.bias_row = last ? p.bias : nullptr;
     g.relu = last && is_fused(p.activation);
-    g.ahead[0] = last ? cells_of(p.gather, p.images, 0, block, j0 + n, n)
-                      : cells_of(p.gather, p.images, k1, std::min(k1 + block, p.depth), j0, n);
     if (p.a) {
       kernel.gemm_rows(&g, p.a_stride);
     } else {
+      g.ahead[0] = last ? cells_of(p.gather, p.images, 0, block, j0 + n, n)
+                        : cells_of(p.gather, p.images, k1, std::min(k1 + block, p.depth), j0, n);
       kernel.gemm_packed(&g);
     }
   }
