@@ -233,35 +233,49 @@ void multiply_tiles(const Convolution& c) {
   });
 }
 
-// How dE/dW is cut into tasks: blocks of channels and of filters, and groups of images with their own sums.
+// How dE/dW is cut into tasks: blocks of channels and of filters, and groups of columns with their own sums.
 struct WeightTasks {
-  Index channels_at_once, filters_at_once, images_per_group;  // or groups of images in lanes
+  Index channels_at_once, filters_at_once, columns_per_group;
   Index channel_blocks, filter_blocks, groups;
 };
 
 WeightTasks weight_tasks(const ConvShape& s) {
   const Index channels = s.C / s.groups, filters = s.K / s.groups;
-  const Index tiles = tiles_in(output_tile(s), s.P, s.Q);
-  const Index images = s.lanes ? s.N / lanes() : s.N;
+  const WinogradTile tile = output_tile(s);
+  const Index columns = s.N * tiles_in(tile, s.P, s.Q);
   WeightTasks t;
-  t.channels_at_once = even_piece(channels, 64);
+  const auto cut_channels = [&](Index most) {
+    t.channels_at_once = even_piece(channels, most);
+    t.channel_blocks = ceil_div(channels, t.channels_at_once);
+  };
+  const auto cut_columns = [&](Index groups) {
+    t.columns_per_group = round_up(std::max<Index>(1, ceil_div(columns, groups)), lanes());
+    t.groups = std::max<Index>(1, ceil_div(columns, t.columns_per_group));
+  };
+  cut_channels(64);
   t.filters_at_once = even_piece(filters, 64);
-  t.channel_blocks = (channels + t.channels_at_once - 1) / t.channels_at_once;
-  t.filter_blocks = (filters + t.filters_at_once - 1) / t.filters_at_once;
+  t.filter_blocks = ceil_div(filters, t.filters_at_once);
   const Index blocks = t.channel_blocks * t.filter_blocks * s.groups;
-  const Index wanted = std::clamp<Index>(std::min((16 + blocks - 1) / blocks, s.N * tiles / 512), 1, 8);
-  t.images_per_group = std::max<Index>(1, (images + wanted - 1) / wanted);
-  t.groups = std::max<Index>(1, (images + t.images_per_group - 1) / t.images_per_group);
+  cut_columns(std::clamp<Index>(std::min(ceil_div(16, blocks), columns / 512), 1, 8));
+  // One task would leave the other threads idle. Two cost something: by columns, the sums of another group have to be
+  // added up; by channels, errors are packed for either block.
+  const double work = static_cast<double>(columns * patch_of(tile)) * static_cast<double>(channels * filters);
+  if (blocks * t.groups == 1 && work >= 2 * least_work) {
+    if (columns >= 256)
+      cut_columns(2);
+    else
+      cut_channels(32);
+  }
   return t;
 }
 
-// Sums of dE/dW before the last transform, (e, channel, filter), over images [n0, n1) of a block of channels x filters.
+// Sums of dE/dW before the last transform, (e, channel, filter), over columns [first, last) of a block of channels x
+// filters.
 void sum_products(WinogradTile tile, const ConvGather& cells, const ConvGather& errors, Index channels, Index filters,
-                  Index tiles, Index n0, Index n1, float* sums, Index ld, Index sums_stride) {
+                  Index images, Index first, Index last, float* sums, Index ld, Index sums_stride) {
   const Index patch = patch_of(tile);
   const Index run = patch > 16 ? 64 : 128;  // columns: their patches of 64 channels take half a megabyte
   const KernelTable& kernel = kernels();
-  const Index first = n0 * tiles, last = n1 * tiles;
   const Index at_once = cells.cell_stride ? run : even_piece(last - first, run);
   const Index rows_stride = channels * kRowRunStride + 16;
   const Index errors_stride = padded(round_up(filters, kernel.gemm_nr) * at_once);
@@ -271,8 +285,8 @@ void sum_products(WinogradTile tile, const ConvGather& cells, const ConvGather& 
     const Index n = std::min(at_once, last - j);
     kernel.winograd_input_rows(tile, &cells, channels, j, n, rows, rows_stride);
     kernel.winograd_pack_errors(tile, &errors, filters, j, n, packed, errors_stride);
-    const CacheLines next_cells = patches_of(cells, n1, tile, channels, j + at_once, at_once);
-    const CacheLines next_errors = patches_of(errors, n1, tile, filters, j + at_once, at_once);
+    const CacheLines next_cells = patches_of(cells, images, tile, channels, j + at_once, at_once);
+    const CacheLines next_errors = patches_of(errors, images, tile, filters, j + at_once, at_once);
     GemmBlock product = {};
     product.m = channels;
     product.n = filters;
@@ -370,10 +384,10 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
   const Index patch = patch_of(tile), taps = s.R * s.S;
   const WeightTasks t = weight_tasks(s);
   const Index sums_stride = padded(s.K * channels), one_group = patch * sums_stride;  // (e, g, channel, filter)
-  const Index blocks = t.channel_blocks * t.filter_blocks;
+  const Index blocks = t.channel_blocks * t.filter_blocks, columns = s.N * tiles_in(tile, s.P, s.Q);
   if (s.N == 0) std::memset(workspace, 0, static_cast<std::size_t>(one_group) * sizeof(float));
-  const double work = static_cast<double>(t.channels_at_once * t.filters_at_once * patch) *
-                      static_cast<double>(t.images_per_group * s.P * s.Q) / (tile.outputs * tile.outputs);
+  const double work =
+      static_cast<double>(t.channels_at_once * t.filters_at_once * patch) * static_cast<double>(t.columns_per_group);
   parallel_for(s.groups * t.groups * blocks, grain_for(work / 16), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index block = task % blocks, group = task / blocks % t.groups, g = task / blocks / t.groups;
@@ -382,8 +396,8 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
       const ConvGather cells = tiles_of(from, tile, s.P, s.Q, first_cell);
       const ConvGather errors = tiles_of(output_of(s, dy, g * filters + k), tile, s.P, s.Q, first_pixel);
       sum_products(tile, cells, errors, std::min(t.channels_at_once, channels - c),
-                   std::min(t.filters_at_once, filters - k), cells.out_height * cells.out_width * from.at_once(),
-                   group * t.images_per_group, std::min((group + 1) * t.images_per_group, from.count),
+                   std::min(t.filters_at_once, filters - k), from.count, group * t.columns_per_group,
+                   std::min((group + 1) * t.columns_per_group, columns),
                    workspace + group * one_group + (g * channels + c) * filters + k, filters, sums_stride);
     }
   });
