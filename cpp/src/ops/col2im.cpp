@@ -132,7 +132,7 @@ void col2im_backward_data(const ConvShape& s, const float* dy, const float* weig
     pack_weight(cut, weight + g * group_floats, 0, cut.filters, packed + g * group_floats);
   const Index blocks = cut.blocks();
   const double work = static_cast<double>(cut.block * cut.cells * cut.filters) * static_cast<double>(cut.pixels);
-  parallel_for(s.N * s.groups * blocks, grain_for(work / 16), [&](Index begin, Index end) {
+  parallel_for(s.N * s.groups * blocks, product_grain(work), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index c = task % blocks * cut.block, g = task / blocks % s.groups, n = task / blocks / s.groups;
       add_columns(s, cut, taps, packed + g * group_floats, dy + (n * s.K + g * cut.filters) * cut.pixels, c, 0,

@@ -168,7 +168,7 @@ void multiply_columns(ColumnProduct p) {
   const auto tasks = [&] { return spans * ceil_div(span, strip) * p.row_blocks; };
   while (tasks() < 16 && work_per_column * strip >= 2 * least_work && strip > 2 * nr) strip = round_up(strip / 2, nr);
   const Index strips = ceil_div(span, strip), block = ceil_div(p.rows, p.row_blocks);
-  const Index grain = grain_for(work_per_column * std::min(strip, span) / 16);
+  const Index grain = product_grain(work_per_column * std::min(strip, span));
 
   parallel_for(tasks(), grain, [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {

@@ -170,7 +170,7 @@ void add_weight_gradient(const ConvShape& s, const ColumnGather& gather, const f
   float* errors_sums = sums + (t.at_once ? 0 : t.image_groups * one_sum);  // [image group][filter]
   const double work = static_cast<double>(t.rows_per_split) * static_cast<double>(t.filters_per_block) *
                       static_cast<double>(t.images_per_group * s.P * s.Q);
-  parallel_for(s.groups * t.tasks(), grain_for(work / 16), [&](Index begin, Index end) {
+  parallel_for(s.groups * t.tasks(), product_grain(work), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index split = task % t.row_splits, block = task / t.row_splits % t.filter_blocks;
       const Index group = task / t.row_splits / t.filter_blocks % t.image_groups, g = task / t.tasks();

@@ -319,7 +319,7 @@ void convolve(const ConvShape& s, const Convolution& c, const Plan& plan, const 
   const double work = static_cast<double>(lanes() * strips.rows * c.step_h * c.out_width) *
                       static_cast<double>(c.in_planes * c.out_planes * c.kernel_h * c.kernel_w) /
                       static_cast<double>(c.step_h * c.step_w);
-  parallel_for(strips.groups * strips.count, grain_for(work / 16), [&](Index begin, Index end) {
+  parallel_for(strips.groups * strips.count, product_grain(work), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index n0 = task / strips.count * lanes(), i0 = task % strips.count * strips.rows;
       const Index i1 = std::min(i0 + strips.rows, c.most_rows());

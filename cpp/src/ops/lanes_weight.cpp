@@ -209,7 +209,7 @@ void lanes_backward_weight_and_bias(const ConvShape& s, const float* x, const fl
   const auto sums_of = [&](Index share, Index g, Index split) {
     return sums + share * t.share_floats + (g * t.splits + split) * t.split_floats;
   };
-  parallel_for(s.groups * t.shares * t.splits, grain_for(work / 16), [&](Index begin, Index end) {
+  parallel_for(s.groups * t.shares * t.splits, product_grain(work), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index split = task % t.splits, share = task / t.splits % t.shares, g = task / t.splits / t.shares;
       const Index filter = g * t.filters + split * t.at_once;

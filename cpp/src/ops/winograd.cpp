@@ -203,7 +203,7 @@ void multiply_tiles(const Convolution& c) {
   const Index cells_stride = padded(c.channels * strip), products_stride = padded(block * strip);
 
   const double work = static_cast<double>(strip * patch) * c.channels * c.filters / static_cast<double>(splits);
-  parallel_for(strips * splits, grain_for(work / 16), [&](Index begin, Index end) {
+  parallel_for(strips * splits, product_grain(work), [&](Index begin, Index end) {
     float* packed = thread_scratch(Scratch::pack, static_cast<std::size_t>(patch * cells_stride));
     float* products = thread_scratch(Scratch::tile, static_cast<std::size_t>(patch * products_stride));
     for (Index task = begin; task < end; ++task) {
@@ -388,7 +388,7 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
   if (s.N == 0) std::memset(workspace, 0, static_cast<std::size_t>(one_group) * sizeof(float));
   const double work =
       static_cast<double>(t.channels_at_once * t.filters_at_once * patch) * static_cast<double>(t.columns_per_group);
-  parallel_for(s.groups * t.groups * blocks, grain_for(work / 16), [&](Index begin, Index end) {
+  parallel_for(s.groups * t.groups * blocks, product_grain(work), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index block = task % blocks, group = task / blocks % t.groups, g = task / blocks / t.groups;
       const Index c = block / t.filter_blocks * t.channels_at_once, k = block % t.filter_blocks * t.filters_at_once;
