@@ -94,12 +94,22 @@ void for_lane_rows_backward(const Pool2dShape& shape, Tensor& dx, Fn fn) {
   });
 }
 
-// Calls fn with the first elements of x and y of every plane (n, c).
+// Whether planes that follow each other are one tall plane, no window reaching over from one into the next.
+bool are_stackable(const Pool2dShape& shape) {
+  return shape.pad_h == 0 && shape.out_height * shape.stride_h == shape.height;
+}
+
+// Calls fn(planes, x's first element, y's) for all planes (n, c); `planes` is the shape of one, or of several that are
+// stacked, and spare each the beginning and the end of a short loop.
 template <class Fn>
-void for_planes(const Pool2dShape& shape, const Shape& x, Fn fn) {
+void for_planes(const Pool2dShape& shape, const Shape& x, bool stacked, Fn fn) {
   const Index x_size = shape.height * shape.width, y_size = shape.out_height * shape.out_width;
   parallel_for(x[0] * x[1], grain_for(static_cast<double>(x_size + y_size)), [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) fn(i * x_size, i * y_size);
+    Pool2dShape planes = shape;
+    const Index count = stacked ? end - begin : 1;
+    planes.height *= count;
+    planes.out_height *= count;
+    for (Index i = begin; i < end; i += count) fn(planes, i * x_size, i * y_size);
   });
 }
 
@@ -179,8 +189,9 @@ void MaxPool2d::forward(const ForwardCall& call) const {
       kernels().lane_max_pool(&shape, x_shape[3], p, x + x_at, y + y_at, position ? position + y_at : nullptr);
     });
   }
-  for_planes(shape, x_shape, [&](Index x_at, Index y_at) {
-    kernels().max_pool(&shape, x + x_at, y + y_at, position ? position + y_at : nullptr);
+  const bool stacked = are_stackable(shape) && !position;  // positions are those in a plane
+  for_planes(shape, x_shape, stacked, [&](const Pool2dShape& planes, Index x_at, Index y_at) {
+    kernels().max_pool(&planes, x + x_at, y + y_at, position ? position + y_at : nullptr);
   });
 }
 
@@ -225,7 +236,9 @@ void AvgPool2d::forward(const ForwardCall& call) const {
       kernels().lane_avg_pool(&shape, x_shape[3], p, x + x_at, y + y_at);
     });
   }
-  for_planes(shape, x_shape, [&](Index x_at, Index y_at) { kernels().avg_pool(&shape, x + x_at, y + y_at); });
+  for_planes(shape, x_shape, are_stackable(shape), [&](const Pool2dShape& planes, Index x_at, Index y_at) {
+    kernels().avg_pool(&planes, x + x_at, y + y_at);
+  });
 }
 
 void AvgPool2d::backward(const BackwardCall& call) {
