@@ -27,20 +27,22 @@ void clear_phase(const ConvShape& s, Index a, Index b, float* dx) {
   });
 }
 
-// How dE/dW is cut into tasks: blocks of filters, each core keeping to those of forward; image groups, each with its
-// own partial sums, added in order afterwards; splits of the column matrix's rows. Few groups where dE/dW is large,
-// because their sums cost memory traffic. Where one run has all pixels, the sums go to dE/dW at once.
+// How dE/dW is cut into tasks: blocks of filters, each core keeping to those of forward; groups of the column matrix's
+// columns, each with its own partial sums, added in order afterwards; splits of its rows. Few groups where dE/dW is
+// large, because their sums cost memory traffic. Where one run has all columns, the sums go to dE/dW at once.
 struct WeightTasks {
-  Index image_groups, images_per_group, row_splits, rows_per_split, filter_blocks, filters_per_block;
+  Index groups, columns_per_group, row_splits, rows_per_split, filter_blocks, filters_per_block;
   bool at_once;
 
   explicit WeightTasks(const ConvShape& s) {
-    const Index pixels = s.P * s.Q, filters = s.K / s.groups, rows = s.C / s.groups * s.R * s.S;
-    const double work = static_cast<double>(s.N * pixels) * rows * filters;
-    const Index wanted = std::clamp<Index>(s.N * pixels / 2048, 1, 8);
-    images_per_group = even_piece(s.N, std::max<Index>(1, ceil_div(s.N, wanted)));
-    image_groups = std::max<Index>(1, ceil_div(s.N, images_per_group));
-    at_once = image_groups == 1 && s.N * pixels <= kRowRun;
+    const Index columns = s.N * s.P * s.Q, filters = s.K / s.groups, rows = s.C / s.groups * s.R * s.S;
+    const double work = static_cast<double>(columns) * rows * filters;
+    const auto cut_columns = [&](Index wanted) {
+      columns_per_group = std::max<Index>(1, ceil_div(columns, wanted));
+      groups = std::max<Index>(1, ceil_div(columns, columns_per_group));
+    };
+    cut_columns(std::clamp<Index>(columns / 2048, 1, 8));
+    at_once = columns <= kRowRun;
     filter_blocks = at_once ? forward_row_blocks(s) : 1;
     filters_per_block = ceil_div(filters, filter_blocks);
     row_splits = 1;
@@ -49,8 +51,9 @@ struct WeightTasks {
       row_splits *= 2;
     }
     rows_per_split = ceil_div(rows, row_splits);
+    if (tasks() * s.groups == 1 && !at_once && work >= least_work / 2) cut_columns(2);
   }
-  Index tasks() const { return row_splits * image_groups * filter_blocks; }  // of each group of channels
+  Index tasks() const { return row_splits * groups * filter_blocks; }  // of each group of channels
 };
 
 // dy^T of pixels [j0, j0 + n) and filters from that of `dy` on, packed as the right operand.
@@ -108,9 +111,9 @@ ColumnGather input_gather(const ConvShape& s, const PaddedImages& padded, float*
   return gather_of(padded, s.P, s.Q, s.R * s.S, tap);
 }
 
-// One task: the rows [row0, row1) of d_W^T (CRS x K) for some filters, summed over images [n0, n1).
+// One task: the rows [row0, row1) of d_W^T (CRS x K) for some filters, summed over columns [first, last).
 struct WeightTask {
-  Index row0, row1, filters, n0, n1;
+  Index row0, row1, filters, first, last;
   ColumnGather gather;
   const float* dy;  // of the first filter
 };
@@ -120,16 +123,15 @@ void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* er
                  bool accumulate) {
   constexpr Index rows_at_once = 126;  // columns of 126 rows x 256 pixels leave room in a 256 KB cache
   const KernelTable& kernel = kernels();
-  const Index depth = s.C / s.groups * s.R * s.S, first = t.n0 * s.P * s.Q, last = t.n1 * s.P * s.Q;
-  const Index run = even_piece(last - first, kRowRun);
+  const Index depth = s.C / s.groups * s.R * s.S, run = even_piece(t.last - t.first, kRowRun);
   float* errors = thread_scratch(Scratch::pack, static_cast<std::size_t>(run * round_up(t.filters, kernel.gemm_nr)));
   float* columns = thread_scratch(Scratch::columns, static_cast<std::size_t>(rows_at_once * kRowRunStride + kRowRun));
-  for (Index j = first; j < last; j += run) {
-    const Index n = std::min(run, last - j);
+  for (Index j = t.first; j < t.last; j += run) {
+    const Index n = std::min(run, t.last - j);
     pack_errors(s, t.dy, t.filters, j, n, errors);
     for (Index k = 0; errors_sums && k < t.filters; k += kernel.gemm_nr)
       kernel.sum_rows(n, std::min<Index>(kernel.gemm_nr, t.filters - k), errors + k * n, kernel.gemm_nr,
-                      errors_sums + k, j > first);
+                      errors_sums + k, j > t.first);
     for (Index row = t.row0; row < t.row1; row += rows_at_once) {
       const Index rows = std::min(rows_at_once, t.row1 - row);
       kernel.gather_columns(&t.gather, row, row + rows, j, n, columns);
@@ -147,12 +149,12 @@ void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* er
       } else {
         g.c = sums + row * t.filters;
         g.ldc = t.filters;
-        g.accumulate = j > first;
+        g.accumulate = j > t.first;
         if (row + rows < t.row1) {
-          g.ahead[0] = cells_of(t.gather, t.n1, row + rows, std::min(row + rows + rows_at_once, t.row1), j, n);
+          g.ahead[0] = cells_of(t.gather, s.N, row + rows, std::min(row + rows + rows_at_once, t.row1), j, n);
         } else {
-          g.ahead[0] = cells_of(t.gather, t.n1, t.row0, std::min(t.row0 + rows_at_once, t.row1), j + n, run);
-          g.ahead[1] = errors_of(s, t.dy, t.filters, t.n1, j + n, run);
+          g.ahead[0] = cells_of(t.gather, s.N, t.row0, std::min(t.row0 + rows_at_once, t.row1), j + n, run);
+          g.ahead[1] = errors_of(s, t.dy, t.filters, s.N, j + n, run);
         }
         kernel.gemm_row_runs(&g);
       }
@@ -160,24 +162,24 @@ void weight_task(const ConvShape& s, const WeightTask& t, float* sums, float* er
   }
 }
 
-// dE/dW of images that are padded already, and the bias's gradient, unless null; sums has room for all image groups'
-// sums of both.
+// dE/dW of images that are padded already, and the bias's gradient, unless null; sums has room for all groups' sums of
+// both.
 void add_weight_gradient(const ConvShape& s, const ColumnGather& gather, const float* dy, float* d_weight,
                          float* d_bias, bool accumulate, float* sums) {
   const Index filters = s.K / s.groups, channels = s.C / s.groups, rows = channels * s.R * s.S;
   const Index one_sum = s.K * rows;  // all groups of channels, [g][row][filter]
   const WeightTasks t(s);
-  float* errors_sums = sums + (t.at_once ? 0 : t.image_groups * one_sum);  // [image group][filter]
+  float* errors_sums = sums + (t.at_once ? 0 : t.groups * one_sum);  // [group][filter]
   const double work = static_cast<double>(t.rows_per_split) * static_cast<double>(t.filters_per_block) *
-                      static_cast<double>(t.images_per_group * s.P * s.Q);
+                      static_cast<double>(t.columns_per_group);
   parallel_for(s.groups * t.tasks(), product_grain(work), [&](Index begin, Index end) {
     for (Index task = begin; task < end; ++task) {
       const Index split = task % t.row_splits, block = task / t.row_splits % t.filter_blocks;
-      const Index group = task / t.row_splits / t.filter_blocks % t.image_groups, g = task / t.tasks();
+      const Index group = task / t.row_splits / t.filter_blocks % t.groups, g = task / t.tasks();
       const Index row0 = split * t.rows_per_split, row1 = std::min(row0 + t.rows_per_split, rows);
       const Index k0 = block * t.filters_per_block, k1 = std::min(k0 + t.filters_per_block, filters);
-      const Index n0 = group * t.images_per_group, n1 = std::min(n0 + t.images_per_group, s.N);
-      WeightTask part = {row0, row1, k1 - k0, n0, n1, gather, dy + (g * filters + k0) * s.P * s.Q};
+      const Index first = group * t.columns_per_group, last = std::min(first + t.columns_per_group, s.N * s.P * s.Q);
+      WeightTask part = {row0, row1, k1 - k0, first, last, gather, dy + (g * filters + k0) * s.P * s.Q};
       part.gather.image += g * channels * gather.channel_stride;
       weight_task(s, part, sums + group * one_sum + g * filters * rows,
                   d_bias && split == 0 ? errors_sums + group * s.K + g * filters + k0 : nullptr,
@@ -186,15 +188,15 @@ void add_weight_gradient(const ConvShape& s, const ColumnGather& gather, const f
   });
   for (Index k = 0; d_bias && k < s.K; ++k) {
     float sum = accumulate ? d_bias[k] : 0.0f;
-    for (Index group = 0; group < t.image_groups; ++group) sum += errors_sums[group * s.K + k];
+    for (Index group = 0; group < t.groups; ++group) sum += errors_sums[group * s.K + k];
     d_bias[k] = sum;
   }
   if (t.at_once) return;
-  const Index rows_at_once = std::max<Index>(16, grain_for(static_cast<double>(filters * t.image_groups), 16));
+  const Index rows_at_once = std::max<Index>(16, grain_for(static_cast<double>(filters * t.groups), 16));
   for (Index g = 0; g < s.groups; ++g) {
     parallel_for(rows, rows_at_once, [&](Index begin, Index end) {
       float* total = sums + g * filters * rows + begin * filters;
-      for (Index group = 1; group < t.image_groups; ++group) {
+      for (Index group = 1; group < t.groups; ++group) {
         kernels().add((end - begin) * filters, total + group * one_sum, total);
       }
       kernels().transpose(total, filters, end - begin, filters, d_weight + g * filters * rows + begin, rows,
@@ -208,7 +210,7 @@ std::size_t weight_sums(ConvShape s, Index images) {
   s.N = images;
   const WeightTasks t(s);
   const Index weights = t.at_once ? 0 : s.C / s.groups * s.R * s.S;
-  return static_cast<std::size_t>(s.K * (weights + 1) * t.image_groups);
+  return static_cast<std::size_t>(s.K * (weights + 1) * t.groups);
 }
 
 }  // namespace

@@ -260,8 +260,8 @@ WeightTasks weight_tasks(const ConvShape& s) {
   // One task would leave the other threads idle. Two cost something: by columns, the sums of another group have to be
   // added up; by channels, errors are packed for either block.
   const double work = static_cast<double>(columns * patch_of(tile)) * static_cast<double>(channels * filters);
-  if (blocks * t.groups == 1 && work >= 2 * least_work) {
-    if (columns >= 256)
+  if (blocks * t.groups == 1 && work >= least_work / 2) {
+    if (columns >= 128)
       cut_columns(2);
     else
       cut_channels(32);
