@@ -235,11 +235,15 @@ inline void scatter(const ConvGather& g, int64_t rows, int64_t j0, int64_t n, co
         const float* from = columns + t * ld + j + inside.first;
         float* to = halves ? image + h * 2 * half + odd * half + (w - odd) / 2 + inside.first
                            : image + h * g.width + w + inside.first * g.stride_w;
-        for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride) {
-          if (halves || g.stride_w == 1)
-            put_first(to, count, load_first(to, count) + load_first(from, count));
-          else
+        if (!halves && g.stride_w != 1) {
+          for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride)
             for (int i = 0; i < count; ++i) to[i * g.stride_w] += from[i];
+        } else if (count == W) {
+          for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride)
+            store(to, load(to) + load(from));
+        } else {
+          for (int64_t c = 0; c < channels; ++c, from += g.taps * ld, to += g.channel_stride)
+            put_first(to, count, load_first(to, count) + load_first(from, count));
         }
       }
       j += lanes;
