@@ -45,6 +45,8 @@ inline void store_front(float* p, int64_t n, vf v) {
   for (int i = 0; i < W - 1; ++i)
     if (i < n) p[i] = v[i];
 }
+// Products do not ask for lines ahead of their packing.
+constexpr bool asks_ahead = false;
 // AArch64 finds out by itself that lines are written whole.
 constexpr bool streaming_stores = false;
 inline void store_streaming(float* p, vf v) { *(vf*)p = v; }

