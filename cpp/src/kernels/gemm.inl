@@ -217,14 +217,17 @@ inline void store_tile_transposed(const TileOut& out, const vf (&sum)[R][V]) {
 // How A lies: packed by pack_a, in rows kRowRunStride apart, or in columns (each one k) `step` apart.
 enum class LeftOperand { packed, row_runs, columns };
 
-// R x V vectors of C. Element (i, k) of A is a[i * row + k * step]; row is a constant, and step, too, unless A lies in
-// columns.
-template <int R, int V, LeftOperand left_operand>
-void micro_tile(int64_t k, const float* __restrict a, int64_t column_step, const float* __restrict b,
-                const TileOut& out) {
+// How B lies: packed by pack_b, or in rows `step` apart.
+enum class RightOperand { packed, rows };
+
+// R x V vectors of C. Element (i, k) of A is a[i * row + k * a_step]; row is a constant, and a_step, too, unless A lies
+// in columns. `step` is that of the operand that has one.
+template <int R, int V, LeftOperand left_operand, RightOperand right_operand>
+void micro_tile(int64_t k, const float* __restrict a, int64_t step, const float* __restrict b, const TileOut& out) {
   constexpr bool packed = left_operand == LeftOperand::packed, columns = left_operand == LeftOperand::columns;
   constexpr int64_t row = left_operand == LeftOperand::row_runs ? kRowRunStride : 1;
-  const int64_t step = columns ? column_step : packed ? R : 1;
+  constexpr bool b_packed = right_operand == RightOperand::packed;
+  const int64_t a_step = columns ? step : packed ? R : 1, b_step = b_packed ? GEMM_NR : step;
   vf sum[R][V] = {};
   // C is wanted when the sums are done: it comes from memory meanwhile.
 #pragma GCC unroll 16
@@ -233,7 +236,12 @@ void micro_tile(int64_t k, const float* __restrict a, int64_t column_step, const
     for (int v = 0; v < V; ++v) __builtin_prefetch(out.c + i * out.ldc + v * W, 1);
   for (int64_t j = 0; j < k; ++j) {
     if (packed) __builtin_prefetch(a + R * k, 0, 2);  // the next tile of A, to the second-level cache
-    for (int v = 0; v < V * W; v += 16) __builtin_prefetch(b + 8 * GEMM_NR + v, 0, 3);
+    for (int v = 0; v < V * W; v += 16) {
+      if (b_packed)
+        __builtin_prefetch(b + 8 * GEMM_NR + v, 0, 3);
+      else
+        __builtin_prefetch(b + GEMM_NR + v, 0, 2);  // the columns of the next tile
+    }
     vf column[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) column[v] = load(b + v * W);
@@ -243,21 +251,21 @@ void micro_tile(int64_t k, const float* __restrict a, int64_t column_step, const
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[i][v] = fma(left, column[v], sum[i][v]);
     }
-    a += step;
-    b += GEMM_NR;
+    a += a_step;
+    b += b_step;
   }
   store_tile<R, V>(out, sum);
 }
 
-typedef void MicroTile(int64_t k, const float* a, int64_t column_step, const float* b, const TileOut& out);
+typedef void MicroTile(int64_t k, const float* a, int64_t step, const float* b, const TileOut& out);
 
-// micro_tile<rows, vectors, left> for rows 1 ... GEMM_MR and vectors 1 ... GEMM_NV, chosen at run time.
-template <int R, LeftOperand left>
+// micro_tile<rows, vectors, left, right> for rows 1 ... GEMM_MR and vectors 1 ... GEMM_NV, chosen at run time.
+template <int R, LeftOperand left, RightOperand right>
 inline MicroTile* micro_tile_of(int64_t rows, int64_t vectors) {
-  if (rows < R) return micro_tile_of<(R > 1 ? R - 1 : 1), left>(rows, vectors);
-  if (vectors == 1) return micro_tile<R, 1, left>;
-  if (vectors == 2) return micro_tile<R, (GEMM_NV < 2 ? GEMM_NV : 2), left>;
-  return micro_tile<R, GEMM_NV, left>;
+  if (rows < R) return micro_tile_of<(R > 1 ? R - 1 : 1), left, right>(rows, vectors);
+  if (vectors == 1) return micro_tile<R, 1, left, right>;
+  if (vectors == 2) return micro_tile<R, (GEMM_NV < 2 ? GEMM_NV : 2), left, right>;
+  return micro_tile<R, GEMM_NV, left, right>;
 }
 
 // Asks for lines of what will be read next, a few from one tile to the next: asked for at once they would have to wait
@@ -280,8 +288,8 @@ class AskAhead {
 
 // A tile of A stays in the first-level cache while B's panels come from the second: 5 to 10 % faster than the other
 // way.
-template <LeftOperand left>
-inline void gemm_tiles(const GemmBlock& g, int64_t column_step) {
+template <LeftOperand left, RightOperand right = RightOperand::packed>
+inline void gemm_tiles(const GemmBlock& g, int64_t step) {
   constexpr int64_t run = kRowRunStride;
   const int64_t tiles = tile_count(g.m), all = tiles * ((g.n + GEMM_NR - 1) / GEMM_NR);
   AskAhead ahead[] = {{g.ahead[0], all}, {g.ahead[1], all}};
@@ -300,7 +308,8 @@ inline void gemm_tiles(const GemmBlock& g, int64_t column_step) {
                            g.bias_col ? g.bias_col + j : nullptr,
                            g.accumulate,
                            g.relu};
-      micro_tile_of<GEMM_MR, left>(rows, (columns + W - 1) / W)(g.k, a, column_step, g.b + j * g.k, out);
+      const float* b = g.b + (right == RightOperand::packed ? j * g.k : j);
+      micro_tile_of<GEMM_MR, left, right>(rows, (columns + W - 1) / W)(g.k, a, step, b, out);
     }
   }
 }
@@ -308,6 +317,10 @@ inline void gemm_tiles(const GemmBlock& g, int64_t column_step) {
 void gemm_packed(const GemmBlock* block) { gemm_tiles<LeftOperand::packed>(*block, 0); }
 
 void gemm_columns(const GemmBlock* block, int64_t lda) { gemm_tiles<LeftOperand::columns>(*block, lda); }
+
+void gemm_b_rows(const GemmBlock* block, int64_t ldb) {
+  gemm_tiles<LeftOperand::packed, RightOperand::rows>(*block, ldb);
+}
 
 void gemm_row_runs(const GemmBlock* block) { gemm_tiles<LeftOperand::row_runs>(*block, 0); }
 
