@@ -133,6 +133,15 @@ CONV2D = Row(
         conv((2, 32, 7, 7), 64, 1),
         conv((1, 257, 5, 5), 31, 1),
         conv((1, 512, 4, 4), 129, 3, padding=1),
+        # Rows of whole vectors, read where they lie; some channels at a time; of groups.
+        conv((3, 20, 12, 20), 40, 1),
+        conv((1, 400, 12, 28), 9, 1),
+        conv((2, 10, 12, 20), 6, 1, groups=2),
+        # Few images, whose dE/dW threads share.
+        conv((1, 16, 24, 24), 17, 3, padding=1),
+        conv((2, 64, 12, 12), 70, 3, padding=1),
+        conv((1, 20, 12, 12), 50, 5),
+        conv((1, 3, 30, 30), 16, 3, stride=2),
         conv((2, 65, 6, 5), 130, 3, padding=1, bias=False),
         conv((3, 11, 4, 6), 13, (4, 6)),
         # Strides, also larger than the kernel or leaving rows unread, and padding wider than the kernel.

@@ -261,6 +261,20 @@ DETERMINISTIC = {
         ],
         (3, 16, 21, 19),
     ),
+    "one image": (
+        [
+            ("Conv2d", (16, 64, 3, 1, "same")),
+            ("ReLU", ()),
+            ("Conv2d", (64, 24, 1)),
+            ("AvgPool2d", (2,)),
+            ("Conv2d", (24, 50, 5)),
+            ("MaxPool2d", (2,)),
+            ("Dropout", (0.1,)),
+            ("Flatten", ()),
+            ("Linear", (50 * 16, 10)),
+        ],
+        (1, 16, 24, 24),
+    ),
     "wide": (
         [("Linear", (1030, 515)), ("GELU", ()), ("Dropout", (0.2,)), ("Linear", (515, 10)), ("LogSoftmax", ())],
         (130, 1030),
