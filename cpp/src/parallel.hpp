@@ -1,7 +1,8 @@
 // Threads. parallel_for is the only way work is spread; the threads themselves are in thread_pool.cpp.
 //
-// Work is cut into pieces by its shape, never by the number of threads, and pieces share nothing that is
-// written: the same bits come out for any number of threads. Every thread flushes denormals while it works.
+// Work is cut into pieces by its shape, and by the number of threads only where no result depends on the cut; pieces
+// share nothing that is written: the same bits come out for any number of threads. Every thread flushes denormals while
+// it works.
 #pragma once
 
 #include <atomic>

@@ -263,7 +263,7 @@ DETERMINISTIC = {
     ),
     "one image": (
         [
-            ("Conv2d", (16, 64, 3, 1, "same")),
+            ("Conv2d", (40, 64, 3, 1, "same")),
             ("ReLU", ()),
             ("Conv2d", (64, 24, 1)),
             ("AvgPool2d", (2,)),
@@ -273,7 +273,7 @@ DETERMINISTIC = {
             ("Flatten", ()),
             ("Linear", (50 * 16, 10)),
         ],
-        (1, 16, 24, 24),
+        (1, 40, 24, 24),
     ),
     "wide": (
         [("Linear", (1030, 515)), ("GELU", ()), ("Dropout", (0.2,)), ("Linear", (515, 10)), ("LogSoftmax", ())],

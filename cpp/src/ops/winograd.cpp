@@ -237,37 +237,36 @@ void multiply_tiles(const Convolution& c) {
 struct WeightTasks {
   Index channels_at_once, filters_at_once, columns_per_group;
   Index channel_blocks, filter_blocks, groups;
-};
 
-WeightTasks weight_tasks(const ConvShape& s) {
-  const Index channels = s.C / s.groups, filters = s.K / s.groups;
-  const WinogradTile tile = output_tile(s);
-  const Index columns = s.N * tiles_in(tile, s.P, s.Q);
-  WeightTasks t;
-  const auto cut_channels = [&](Index most) {
-    t.channels_at_once = even_piece(channels, most);
-    t.channel_blocks = ceil_div(channels, t.channels_at_once);
-  };
-  const auto cut_columns = [&](Index groups) {
-    t.columns_per_group = round_up(std::max<Index>(1, ceil_div(columns, groups)), lanes());
-    t.groups = std::max<Index>(1, ceil_div(columns, t.columns_per_group));
-  };
-  cut_channels(64);
-  t.filters_at_once = even_piece(filters, 64);
-  t.filter_blocks = ceil_div(filters, t.filters_at_once);
-  const Index blocks = t.channel_blocks * t.filter_blocks * s.groups;
-  cut_columns(std::clamp<Index>(std::min(ceil_div(16, blocks), columns / 512), 1, 8));
-  // One task would leave the other threads idle. Two cost something: by columns, the sums of another group have to be
-  // added up; by channels, errors are packed for either block.
-  const double work = static_cast<double>(columns * patch_of(tile)) * static_cast<double>(channels * filters);
-  if (blocks * t.groups == 1 && work >= least_work / 2) {
-    if (columns >= 128)
-      cut_columns(2);
-    else
-      cut_channels(32);
+  explicit WeightTasks(const ConvShape& s) {
+    const Index channels = s.C / s.groups, filters = s.K / s.groups;
+    const WinogradTile tile = output_tile(s);
+    const Index columns = s.N * tiles_in(tile, s.P, s.Q);
+    const auto cut_columns = [&](Index wanted) {
+      columns_per_group = round_up(std::max<Index>(1, ceil_div(columns, wanted)), lanes());
+      groups = std::max<Index>(1, ceil_div(columns, columns_per_group));
+    };
+    const auto cut_channels = [&](Index most) {
+      channels_at_once = even_piece(channels, most);
+      channel_blocks = ceil_div(channels, channels_at_once);
+    };
+    cut_channels(64);
+    filters_at_once = even_piece(filters, 64);
+    filter_blocks = ceil_div(filters, filters_at_once);
+    const auto tasks = [&] { return channel_blocks * filter_blocks * s.groups * groups; };
+    cut_columns(
+        std::clamp<Index>(std::min(ceil_div(16, channel_blocks * filter_blocks * s.groups), columns / 512), 1, 8));
+    // By columns, whose sums have to be added up: by shape alone, that the sums be the same for any number of threads.
+    const double work = static_cast<double>(columns * patch_of(tile)) * static_cast<double>(s.C * filters);
+    if (tasks() == 1 && columns >= 128 && work >= least_work / 2) cut_columns(2);
+    // By channels, which changes no sum, but errors are packed for every block: as few as threads need.
+    const auto worth_cutting = [&] {
+      return tasks() < threads_for_this_call() && channels_at_once >= 32 &&
+             work / static_cast<double>(tasks()) >= least_work / 2;
+    };
+    while (worth_cutting()) cut_channels(ceil_div(channels_at_once, 2));
   }
-  return t;
-}
+};
 
 // Sums of dE/dW before the last transform, (e, channel, filter), over columns [first, last) of a block of channels x
 // filters.
@@ -340,7 +339,7 @@ std::size_t winograd_backward_data_workspace(const ConvShape& s) {
 
 std::size_t winograd_backward_weight_workspace(const ConvShape& s) {
   const Index patch = patch_of(output_tile(s));
-  return static_cast<std::size_t>(weight_tasks(s).groups * patch * padded(s.K * (s.C / s.groups)));
+  return static_cast<std::size_t>(WeightTasks(s).groups * patch * padded(s.K * (s.C / s.groups)));
 }
 
 void winograd_pack(const ConvShape& s, const float* weight, float* packed) {
@@ -382,7 +381,7 @@ void winograd_backward_weight(const ConvShape& s, const float* x, const float* d
   const Corner first_cell(-s.pad_top, -s.pad_left), first_pixel(0, 0);
   const WinogradTile tile = output_tile(s);
   const Index patch = patch_of(tile), taps = s.R * s.S;
-  const WeightTasks t = weight_tasks(s);
+  const WeightTasks t(s);
   const Index sums_stride = padded(s.K * channels), one_group = patch * sums_stride;  // (e, g, channel, filter)
   const Index blocks = t.channel_blocks * t.filter_blocks, columns = s.N * tiles_in(tile, s.P, s.Q);
   if (s.N == 0) std::memset(workspace, 0, static_cast<std::size_t>(one_group) * sizeof(float));
