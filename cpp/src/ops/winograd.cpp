@@ -261,7 +261,7 @@ struct WeightTasks {
     if (tasks() == 1 && columns >= 128 && work >= least_work / 2) cut_columns(2);
     // By channels, which changes no sum, but errors are packed for every block: as few as threads need.
     const auto worth_cutting = [&] {
-      return tasks() < threads_for_this_call() && channels_at_once >= 32 &&
+      return tasks() < threads_for_this_call() && channels_at_once >= 16 &&
              work / static_cast<double>(tasks()) >= least_work / 2;
     };
     while (worth_cutting()) cut_channels(ceil_div(channels_at_once, 2));
