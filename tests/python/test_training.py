@@ -303,6 +303,23 @@ def train_with(threads, specification, shape, seed=7):
     return made
 
 
+@pytest.mark.parametrize("channels", [121, 133])
+def test_same_bits_where_threads_get_a_single_channel(channels):
+    """Winograd's dE/dW is cut by channels for as many threads as there are, here down to a block of one."""
+    rng = np.random.default_rng(0)
+    conv = nn.Conv2d(channels, 24, 3, padding=1)
+    x, dy = normal(rng, (1, channels, 28, 28)), normal(rng, (1, 24, 28, 28))
+    made = []
+    for threads in (1, 7, 9, 16):
+        with dn.threads(threads):
+            conv.zero_grad()
+            conv(x)
+            conv.backward(dy)
+            made.append(conv.weight.grad.copy())
+    for array in made[1:]:
+        assert_same_bits(array, made[0])
+
+
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_same_bits_for_any_number_of_threads(name):
     want = train_with(THREADS[0], *DETERMINISTIC[name])
