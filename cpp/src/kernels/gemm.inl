@@ -227,6 +227,7 @@ void micro_tile(int64_t k, const float* __restrict a, int64_t step, const float*
   constexpr bool packed = left_operand == LeftOperand::packed, columns = left_operand == LeftOperand::columns;
   constexpr int64_t row = left_operand == LeftOperand::row_runs ? kRowRunStride : 1;
   constexpr bool b_packed = right_operand == RightOperand::packed;
+  static_assert(b_packed || !columns, "one step, of one operand");
   const int64_t a_step = columns ? step : packed ? R : 1, b_step = b_packed ? GEMM_NR : step;
   vf sum[R][V] = {};
   // C is wanted when the sums are done: it comes from memory meanwhile.

@@ -37,7 +37,8 @@ struct CacheLines {
   int64_t rows, stride, lines;
 };
 
-// C (m x n) = A B [+ C] [+ bias] [relu], A and B packed by pack_a and pack_b; see gemm.inl.
+// C (m x n) = A B [+ C] [+ bias] [relu], A and B packed by pack_a and pack_b where the kernel does not say otherwise;
+// see gemm.inl.
 struct GemmBlock {
   int64_t m, n, k;
   const float* a;  // pack_a's, m rows

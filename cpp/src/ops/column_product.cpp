@@ -1,5 +1,6 @@
-// Strips of columns are tasks: a strip's columns are packed block by block of depth and multiplied with all of A. Where
-// columns are few and A is large, rows of A are tasks: each core keeps to its own, and packs the columns for itself.
+// Strips of columns are tasks: a strip's columns are packed block by block of depth, unless they lie well as they are,
+// and multiplied with all of A. Where columns are few and A is large, rows of A are tasks: each core keeps to its own,
+// and packs the columns for itself.
 #include "column_product.hpp"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Products of a matrix with the column matrix of an image (kernels/conv.inl), which is packed as it is needed.
+// Products of a matrix with the column matrix of an image (kernels/conv.inl), which is packed as it is needed or, of a
+// 1x1 convolution, read where it lies.
 #pragma once
 
 #include <deepnet/layer.hpp>

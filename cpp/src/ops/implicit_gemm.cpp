@@ -28,8 +28,8 @@ void clear_phase(const ConvShape& s, Index a, Index b, float* dx) {
 }
 
 // How dE/dW is cut into tasks: blocks of filters, each core keeping to those of forward; groups of the column matrix's
-// columns, each with its own partial sums, added in order afterwards; splits of its rows. Few groups where dE/dW is
-// large, because their sums cost memory traffic. Where one run has all columns, the sums go to dE/dW at once.
+// columns, each with its own partial sums, added in order afterwards; splits of its rows. Few groups, because their
+// sums cost memory traffic. Where one run has all columns, the sums go to dE/dW at once.
 struct WeightTasks {
   Index groups, columns_per_group, row_splits, rows_per_split, filter_blocks, filters_per_block;
   bool at_once;

@@ -1,6 +1,6 @@
 // A strip of tiles is one task: its patches are transformed and packed, multiplied and transformed back while they stay
 // in the second-level cache. dE/dx is the same convolution of dE/dy with the kernels mirrored and transposed. dE/dW
-// cuts channels and filters into blocks, and images into groups whose sums are added in order.
+// cuts channels and filters into blocks, and tiles into groups whose sums are added in order.
 #include "winograd.hpp"
 
 #include <algorithm>
